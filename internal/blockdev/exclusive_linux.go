@@ -1,0 +1,5 @@
+package blockdev
+
+import "os"
+
+const exclusive = os.O_EXCL

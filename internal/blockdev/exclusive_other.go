@@ -1,0 +1,5 @@
+//go:build !linux
+
+package blockdev
+
+const exclusive = 0

@@ -1,0 +1,71 @@
+// Package units reads and writes sizes and times as people do.
+package units
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+var factors = map[string]float64{
+	"": 1, "b": 1,
+	"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50, "e": 1 << 60,
+}
+
+// ParseSize reads a number of bytes: "65536", "64K", "64KiB", "64kb", "1.5M".
+// All units are powers of 1024.
+func ParseSize(s string) (int64, error) {
+	t := strings.ToLower(strings.TrimSpace(s))
+	digits := strings.TrimRight(t, "abcdefghijklmnopqrstuvwxyz ")
+	unit := strings.TrimSpace(t[len(digits):])
+	if len(unit) > 1 {
+		unit = strings.TrimSuffix(strings.TrimSuffix(unit, "b"), "i")
+	}
+	f, ok := factors[unit]
+	n, err := strconv.ParseFloat(digits, 64)
+	if !ok || err != nil || n < 0 || n*f > math.MaxInt64/2 || math.IsNaN(n) {
+		return 0, fmt.Errorf("size %q: want a number of bytes such as 65536, 64K or 1.5MiB", s)
+	}
+	return int64(n * f), nil
+}
+
+// Size writes a number of bytes with three significant digits: "64.0 KiB".
+func Size(n int64) string {
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, i := float64(n), -1
+	for f >= 1023.5 && i < 5 {
+		f /= 1024
+		i++
+	}
+	prec := 2
+	if f >= 99.95 {
+		prec = 0
+	} else if f >= 9.995 {
+		prec = 1
+	}
+	return fmt.Sprintf("%.*f %ciB", prec, f, "KMGTPE"[i])
+}
+
+// Duration writes a time with two to three digits: "1.25 s", "3m05s".
+func Duration(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%.2f s", d.Seconds())
+	}
+	return d.Round(time.Second).String()
+}
+
+// Count writes an integer with spaces between thousands: "71 402".
+func Count(n int) string {
+	s := strconv.Itoa(n)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + " " + s[i:]
+	}
+	return s
+}

@@ -1,0 +1,74 @@
+package store
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+
+	"github.com/castorsync/castor/chunker"
+)
+
+// Cache is a source that keeps what it got from another one. Chunks come
+// verified out of it, and only verified ones are kept.
+type Cache struct {
+	Local  Store  // asked first, and filled
+	Source Getter // asked for what Local lacks
+	Digest chunker.Digest
+	Limit  int          // greatest chunk size in bytes
+	Log    *slog.Logger // told of chunks that could not be kept; may be nil
+
+	hits, hitBytes atomic.Int64
+}
+
+var (
+	_ Getter = (*Cache)(nil)
+	_ Sizer  = (*Cache)(nil)
+)
+
+// Get returns the chunk from the cache, else from the source. A damaged chunk in
+// the cache is replaced. Failing to fill the cache is not an error: the chunk is
+// at hand.
+func (c *Cache) Get(ctx context.Context, id chunker.ID) (Chunk, error) {
+	keep := c.Local.Put
+	ch, err := c.Local.Get(ctx, id)
+	if err == nil {
+		if ch, err = ch.Verify(c.Digest, c.Limit); err == nil {
+			c.hits.Add(1)
+			c.hitBytes.Add(int64(len(ch.plain)))
+			return ch, nil
+		}
+		ch.Release()
+		keep = func(ctx context.Context, ch Chunk) error { return Replace(ctx, c.Local, ch) }
+	}
+	if !Missing(err) {
+		c.warn("chunk in cache is not usable", err)
+	}
+	if ch, err = c.Source.Get(ctx, id); err != nil {
+		return Chunk{}, err
+	}
+	if ch, err = ch.Verify(c.Digest, c.Limit); err != nil {
+		return Chunk{}, err
+	}
+	if err := keep(ctx, ch); err != nil {
+		c.warn("chunk not kept in cache", err)
+	}
+	return ch, nil
+}
+
+func (c *Cache) warn(what string, err error) {
+	if c.Log != nil {
+		c.Log.Warn(what, "error", err)
+	}
+}
+
+// StoredSize returns what getting the chunk would move from the source: 0 if it
+// is in the cache.
+func (c *Cache) StoredSize(ctx context.Context, id chunker.ID) (int64, error) {
+	if _, err := StoredSize(ctx, c.Local, id); err == nil {
+		return 0, nil
+	}
+	return StoredSize(ctx, c.Source, id)
+}
+
+// Hits returns how many chunks, and how many plain bytes, came from the cache.
+func (c *Cache) Hits() (chunks, bytes int64) { return c.hits.Load(), c.hitBytes.Load() }

@@ -1,0 +1,179 @@
+package dir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/castorsync/castor/chunker"
+	"github.com/castorsync/castor/store"
+)
+
+// List enumerates the chunks by their file names. Files that are not chunks are
+// passed over.
+func (s *Store) List(ctx context.Context, each func(store.Info) error) error {
+	var last chunker.ID // in a directory, both forms of a chunk are neighbours
+	return s.walk(ctx, func(dir string, e fs.DirEntry) error {
+		id, ok := chunkFile(dir, e.Name())
+		if !ok || !e.Type().IsRegular() || id == last {
+			return nil
+		}
+		fi, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // collected meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		last = id
+		return each(store.Info{ID: id, Size: fi.Size(), Used: fi.ModTime()})
+	})
+}
+
+// chunkFile returns the chunk whose file has the given name in the prefix
+// directory dir.
+func chunkFile(dir, name string) (chunker.ID, bool) {
+	hex := strings.TrimSuffix(name, compressed)
+	id, err := chunker.ParseID(hex)
+	return id, err == nil && id.String() == hex && strings.HasPrefix(hex, filepath.Base(dir))
+}
+
+// walk calls each for the entries of every prefix directory.
+func (s *Store) walk(ctx context.Context, each func(dir string, e fs.DirEntry) error) error {
+	prefixes, err := os.ReadDir(s.path)
+	if err != nil {
+		return err
+	}
+	for _, p := range prefixes {
+		if !p.IsDir() || len(p.Name()) != 4 || strings.Trim(p.Name(), "0123456789abcdef") != "" {
+			continue
+		}
+		dir := filepath.Join(s.path, p.Name())
+		entries, err := os.ReadDir(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if err := each(dir, e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Remove deletes the chunk unless it has been used since. A make that runs at
+// the same time and finds the chunk either keeps it from being deleted or finds
+// that it is gone: the file first loses its name, and gets it back if its
+// modification time shows a use that came in between.
+func (s *Store) Remove(_ context.Context, id chunker.ID, since time.Time) (bool, error) {
+	removed := false
+	for _, suffix := range []string{compressed, ""} {
+		name := s.name(id, suffix)
+		if fi, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return removed, s.fail("remove", name, id, err)
+		} else if fi.ModTime().After(since) {
+			return removed, nil
+		}
+		gone := fmt.Sprintf("%s.%016x%s", name, rand.Uint64(), leaving)
+		if err := os.Rename(name, gone); errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return removed, s.fail("remove", name, id, err)
+		}
+		kept, err := finishRemoval(gone, name, since)
+		if err != nil {
+			return removed, s.fail("remove", name, id, err)
+		}
+		removed = removed || !kept
+	}
+	return removed, nil
+}
+
+// finishRemoval deletes the file gone, or gives it its name back if it has been
+// used since.
+func finishRemoval(gone, name string, since time.Time) (kept bool, err error) {
+	fi, err := os.Lstat(gone)
+	if err != nil {
+		return false, err
+	}
+	if fi.ModTime().After(since) {
+		return true, os.Rename(gone, name)
+	}
+	return false, os.Remove(gone)
+}
+
+// Sweep removes what killed runs left behind and nobody has touched since:
+// temporary files of castor, casync and desync, unfinished removals, and empty
+// directories. It returns the number of files.
+func (s *Store) Sweep(ctx context.Context, since time.Time, dryRun bool) (int, error) {
+	n := 0
+	err := s.walk(ctx, func(dir string, e fs.DirEntry) error {
+		name := filepath.Join(dir, e.Name())
+		if base, ok := strings.CutSuffix(name, leaving); ok && !dryRun {
+			kept, err := finishRemoval(name, strings.TrimSuffix(base, filepath.Ext(base)), since)
+			if !kept && err == nil {
+				n++
+			}
+			return err
+		}
+		if !strings.HasSuffix(name, temporary) && !strings.HasPrefix(e.Name(), desyncTemporary) {
+			return nil
+		}
+		fi, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) || err == nil && fi.ModTime().After(since) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		n++
+		if dryRun {
+			return nil
+		}
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	})
+	if err != nil || dryRun {
+		return n, err
+	}
+	prefixes, err := os.ReadDir(s.path)
+	for _, p := range prefixes {
+		if p.IsDir() && len(p.Name()) == 4 {
+			os.Remove(filepath.Join(s.path, p.Name())) // fails unless it is empty
+		}
+	}
+	return n, err
+}
+
+// SetAside renames the chunk's file so that it is no longer found, and returns
+// the new name.
+func (s *Store) SetAside(_ context.Context, id chunker.ID) (string, error) {
+	for _, suffix := range []string{compressed, ""} {
+		name := s.name(id, suffix)
+		err := os.Rename(name, name+aside)
+		if err == nil {
+			return name + aside, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return "", s.fail("set aside", name, id, err)
+		}
+	}
+	return "", &store.Error{Op: "set aside", Loc: s.path, ID: id, Err: fs.ErrNotExist}
+}
