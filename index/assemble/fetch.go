@@ -1,0 +1,48 @@
+package assemble
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/castorsync/castor/store"
+)
+
+// get gets the chunk of entry i, verified. The caller releases the chunk when it
+// is done with its bytes.
+func (p *Plan) get(ctx context.Context, src store.Getter, i int) (store.Chunk, []byte, error) {
+	e, n := p.Index.Entries[i], p.Index.Len(i)
+	if src == nil {
+		return store.Chunk{}, nil, &MissingError{Offset: p.Index.Start(i), Err: &store.NotFoundError{ID: e.ID}}
+	}
+	c, err := src.Get(ctx, e.ID)
+	if ctx.Err() != nil {
+		return store.Chunk{}, nil, context.Cause(ctx)
+	}
+	var b []byte
+	if err == nil && c.ID != e.ID { // Open goes by the chunk's own ID
+		err = fmt.Errorf("%w: asked %s for %v and got %v", store.ErrDamaged, c.Loc, e.ID, c.ID)
+	}
+	if err == nil {
+		b, err = c.Open(p.Index.Digest(), n)
+	}
+	if err == nil && len(b) != n {
+		err = fmt.Errorf("%w: %v has %d bytes and the index says %d", store.ErrDamaged, e.ID, len(b), n)
+	}
+	if err != nil {
+		c.Release()
+		return store.Chunk{}, nil, &MissingError{Offset: p.Index.Start(i), Err: err}
+	}
+	return c, b, nil
+}
+
+// MissingError says that a chunk could not be got.
+type MissingError struct {
+	Offset int64 // in the content, of the first place that needs it
+	Err    error
+}
+
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("%v; needed at offset %d", e.Err, e.Offset)
+}
+
+func (e *MissingError) Unwrap() error { return e.Err }

@@ -1,0 +1,337 @@
+package assemble
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/castorsync/castor/chunker"
+	"github.com/castorsync/castor/index"
+	"github.com/castorsync/castor/internal/bitset"
+	"github.com/castorsync/castor/internal/bufpool"
+	"github.com/castorsync/castor/internal/par"
+	"github.com/castorsync/castor/internal/sparse"
+)
+
+// locator finds chunks of the index in files.
+//
+// First it looks at the places where the index has them: what is equal costs
+// one digest, and a stretch that turns out different is given up quickly. Then
+// it cuts what is left with the chunk sizes of the index, which finds what has
+// moved. In the destination it looks a last time where the first look gave up,
+// so that everything that is right is kept.
+type locator struct {
+	*Plan
+	workers  int
+	progress func(done, total int64)
+	done     atomic.Int64
+	total    int64
+	exact    bool // look at everything
+	sated    int  // no entry before this is the first of a chunk to fetch
+}
+
+func (l *locator) advance(n int64) {
+	if done := l.done.Add(n); l.progress != nil {
+		l.progress(min(done, l.total), l.total)
+	}
+}
+
+// Verify calls bad for each entry of x that the size bytes of f do not hold in
+// its place, from one goroutine at a time and in no order. Content behind the
+// last entry is not looked at. It returns the first error of f or bad, or the
+// cause of ctx.
+func Verify(ctx context.Context, x *index.Index, f *os.File, size int64, bad func(entry int) error, progress func(done, total int64)) error {
+	l := locator{Plan: &Plan{Index: x, zero: bitset.New(len(x.Entries))}, exact: true, workers: runtime.GOMAXPROCS(0), total: x.Size(), progress: progress}
+	var mu sync.Mutex
+	return l.stretches(ctx, func(ctx context.Context, from, to int) error {
+		for i := from; i < to; i++ {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			ok, _, err := l.has(f, size, i)
+			if err == nil && !ok {
+				mu.Lock()
+				err = bad(i)
+				mu.Unlock()
+			}
+			if err != nil {
+				return err
+			}
+			l.advance(int64(x.Len(i)))
+		}
+		return nil
+	})
+}
+
+// wanting reports whether any chunk would have to be fetched. What has a source
+// keeps it, so a call goes on where the one before stopped.
+func (l *locator) wanting() bool {
+	for ; l.sated < len(l.Index.Entries); l.sated++ {
+		if l.table.later.Has(l.sated) {
+			continue
+		}
+		for range l.places(l.sated, Fetch) {
+			return true
+		}
+	}
+	return false
+}
+
+// match takes over what a seed's index says.
+func (l *locator) match(seed int, x *index.Index) {
+	for i, e := range x.Entries {
+		if first := l.table.first(e.ID); first != none && l.Index.Len(first) == x.Len(i) {
+			l.setOrigin(first, seed, x.Start(i))
+		}
+	}
+	l.advance(l.seeds[seed].Size)
+}
+
+// locate looks through the size bytes of f, which is a seed or, for self, the
+// destination.
+func (l *locator) locate(ctx context.Context, seed int, f *os.File, size int64) error {
+	found := bitset.New(len(l.Index.Entries)) // entries that f has in their place
+	given := bitset.New(len(l.Index.Entries)) // entries that were not looked at
+	err := l.inPlace(ctx, f, size, found, given)
+	if seed == self {
+		l.keep = found
+	}
+	l.takeFound(seed, found)
+	if err != nil {
+		return err
+	}
+	if size == l.Index.Size() && found.Count() == len(l.Index.Entries) {
+		l.whole = seed
+	}
+	cut := int64(0)
+	if l.wanting() {
+		if cut, err = l.moved(ctx, seed, f, size, found); err != nil {
+			return err
+		}
+	}
+	if seed == self {
+		return l.inPlaceAgain(ctx, f, size, found, given, cut)
+	}
+	return nil
+}
+
+// takeFound records the chunks found in their place as available elsewhere.
+func (l *locator) takeFound(seed int, found bitset.Set) {
+	x := l.Index
+	for i := range x.Entries {
+		if found.Has(i) && !l.zero.Has(i) {
+			l.setOrigin(l.table.first(x.Entries[i].ID), seed, x.Start(i))
+		}
+	}
+}
+
+// stretch is how many bytes of content one worker looks at, in bytes.
+const stretch = 4 << 20
+
+// stretches splits the entries into runs of about stretch bytes and calls work
+// for each.
+func (l *locator) stretches(ctx context.Context, work func(ctx context.Context, from, to int) error) error {
+	x := l.Index
+	n := int((x.Size() + stretch - 1) / stretch)
+	// More goroutines than CPUs, because digests share lanes.
+	return par.Each(ctx, 4*l.workers, n, func(ctx context.Context, i int) error {
+		// An entry belongs to the stretch in which it begins.
+		from, to := l.startingAt(int64(i)*stretch), l.startingAt(int64(i+1)*stretch)
+		return work(ctx, from, to)
+	})
+}
+
+// startingAt returns the first entry that starts at off or later.
+func (l *locator) startingAt(off int64) int {
+	i := l.Index.Find(off)
+	if i < len(l.Index.Entries) && l.Index.Start(i) < off {
+		i++
+	}
+	return i
+}
+
+// inPlace finds the entries that f has in their place. After two misses in a row
+// it gives up the rest of a stretch.
+func (l *locator) inPlace(ctx context.Context, f *os.File, size int64, found, given bitset.Set) error {
+	return l.stretches(ctx, func(ctx context.Context, from, to int) error {
+		misses := 0
+		for i := from; i < to; i++ {
+			if misses == 2 {
+				given.Add(i)
+				continue
+			}
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			ok, looked, err := l.has(f, size, i)
+			switch {
+			case err != nil:
+				return err
+			case ok:
+				found.Add(i)
+				l.advance(int64(l.Index.Len(i)))
+				misses = 0
+			case looked:
+				misses++
+			}
+		}
+		return nil
+	})
+}
+
+// inPlaceAgain looks at the entries that inPlace gave up. What has been cut, up
+// to cut, and is elsewhere in the destination is not looked at again: moving it
+// costs no more, and where everything has moved, looking would read it all twice.
+func (l *locator) inPlaceAgain(ctx context.Context, f *os.File, size int64, found, given bitset.Set, cut int64) error {
+	return l.stretches(ctx, func(ctx context.Context, from, to int) error {
+		for i := from; i < to; i++ {
+			if !given.Has(i) || found.Has(i) || l.Index.Entries[i].End <= cut && l.Source(i) == Move {
+				continue
+			}
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			ok, _, err := l.has(f, size, i)
+			if err != nil {
+				return err
+			}
+			if ok {
+				found.Add(i)
+			}
+		}
+		return nil
+	})
+}
+
+// has reports whether f holds entry i in its place, and whether it took a look
+// at data to find out.
+func (l *locator) has(f *os.File, size int64, i int) (ok, looked bool, err error) {
+	start, n := l.Index.Start(i), l.Index.Len(i)
+	if start+int64(n) > size {
+		return false, false, nil
+	}
+	zero := l.zero.Has(i)
+	// In a hole there are zeros, and zero chunks are known but for odd ones that
+	// are shorter than the greatest size: those are looked at if it matters.
+	if (zero || !l.exact) && sparse.Hole(f, start, int64(n)) {
+		return zero, false, nil
+	}
+	b := bufpool.Get(n)
+	defer bufpool.Put(b)
+	if _, err := f.ReadAt(b, start); err != nil {
+		if errors.Is(err, io.EOF) {
+			return false, false, nil // it has become shorter
+		}
+		return false, false, err
+	}
+	if zero {
+		return sparse.IsZero(b), true, nil
+	}
+	return l.Index.Digest().Sum(b) == l.Index.Entries[i].ID, true, nil
+}
+
+// join is the distance in bytes below which two ranges are chunked as one.
+const join = 4 << 20
+
+var errEnough = errors.New("nothing is missing any more")
+
+// moved cuts what f has between the entries that are in their place, and returns
+// how far it had to go. In the destination it adds to found what is in its place
+// after all.
+func (l *locator) moved(ctx context.Context, seed int, f *os.File, size int64, found bitset.Set) (cut int64, err error) {
+	x := l.Index
+	chunk := func(from, to int64) error {
+		r := io.NewSectionReader(f, from, to-from)
+		hole := func(off, n int64) bool { return sparse.Hole(f, from+off, n) }
+		return l.chunk(ctx, r, to-from, hole, func(id chunker.ID, off int64, n int) {
+			off += from
+			if first := l.table.first(id); first != none && x.Len(first) == n {
+				l.setOrigin(first, seed, off)
+				if i := x.Find(off); seed == self && i < len(x.Entries) && x.Start(i) == off && x.Entries[i].ID == id {
+					found.Add(i)
+				}
+			}
+			cut = off + int64(n)
+			l.advance(int64(n))
+		})
+	}
+	for _, g := range l.gaps(size, found) {
+		if err := chunk(g.from, g.to); err == errEnough {
+			return cut, nil
+		} else if err != nil {
+			return cut, err
+		}
+	}
+	return cut, nil
+}
+
+// span is a range of bytes.
+type span struct{ from, to int64 }
+
+func (s span) len() int64 { return s.to - s.from }
+
+// within returns the whole blocks in s; its length is not positive if there are
+// none.
+func (s span) within(block int64) span {
+	return span{(s.from + block - 1) / block * block, s.to / block * block}
+}
+
+// gaps returns what lies between the found entries of a file of size bytes.
+func (l *locator) gaps(size int64, found bitset.Set) (gaps []span) {
+	add := func(from, to int64) {
+		if n := len(gaps); n > 0 && from-gaps[n-1].to < join {
+			gaps[n-1].to = to
+		} else if to > from {
+			gaps = append(gaps, span{from, to})
+		}
+	}
+	at := int64(0)
+	for i, e := range l.Index.Entries {
+		if found.Has(i) {
+			if start := l.Index.Start(i); start > at {
+				add(at, start)
+			}
+			at = e.End
+		}
+	}
+	if size > at {
+		add(at, size)
+	}
+	return gaps
+}
+
+// chunk cuts r and names the pieces on all cores, and passes them to each in
+// order.
+func (l *locator) chunk(ctx context.Context, r io.ReaderAt, size int64, hole func(off, n int64) bool, each func(id chunker.ID, off int64, n int)) error {
+	type job struct {
+		batch *chunker.Batch
+		ids   []chunker.ID
+	}
+	x := l.Index
+	work := func(_ context.Context, j *job) error {
+		j.ids = j.batch.IDs(x.Digest())
+		return nil
+	}
+	batches := 0
+	emit := func(j *job) error {
+		for i, p := range j.batch.Pieces {
+			each(j.ids[i], p.Offset, len(p.Data))
+		}
+		j.batch.Release()
+		if batches++; batches%64 == 0 && !l.wanting() {
+			return errEnough
+		}
+		return nil
+	}
+	q := par.NewOrdered(ctx, l.workers, 2*l.workers, work, emit)
+	err := chunker.Parallel(ctx, r, size, x.Params, &chunker.ParallelOptions{Workers: l.workers, Hole: hole},
+		func(b *chunker.Batch) error { return q.Submit(job{batch: b}) })
+	if werr := q.Wait(); werr != nil {
+		return werr
+	}
+	return err
+}
