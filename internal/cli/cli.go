@@ -1,0 +1,228 @@
+// Package cli is the castor command: it turns arguments into calls of the other
+// packages, and their results into text, JSON and exit codes. A command is a
+// file.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/castorsync/castor/internal/progress"
+)
+
+// Sys is the world as the command sees it.
+type Sys struct {
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer
+	Getenv func(string) string
+
+	// Signals delivers SIGINT and SIGTERM; nil if nobody sends any.
+	Signals <-chan os.Signal
+	// Exit ends the process at once.
+	Exit func(code int)
+}
+
+// System returns the process's own world.
+func System() Sys {
+	c := make(chan os.Signal, 2)
+	signal.Notify(c, os.Interrupt, syscall.SIGTERM)
+	return Sys{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Signals: c, Exit: os.Exit}
+}
+
+// Main runs the command with args, the program's name not among them, and
+// returns its exit code.
+func Main(args []string, sys Sys) int {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	go func() {
+		if s, ok := <-sys.Signals; ok {
+			cancel(&signalError{s})
+		}
+		if s, ok := <-sys.Signals; ok { // the user means it
+			sys.Exit((&signalError{s}).code())
+		}
+	}()
+	sys.Stdout = cancelWriter(ctx, sys.Stdout)
+	a := &app{Sys: sys, ctx: ctx}
+	root := newRoot(a)
+	root.SetArgs(args)
+	root.SetIn(sys.Stdin)
+	root.SetOut(sys.Stdout)
+	root.SetErr(sys.Stderr)
+	err := root.ExecuteContext(ctx)
+	a.meter.End()
+	if err == nil {
+		return exitOK
+	}
+	if cause := context.Cause(ctx); ctx.Err() != nil && !errors.Is(err, cause) {
+		err = cause // what failed because of the signal is of no interest
+	}
+	fmt.Fprintf(sys.Stderr, "castor: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+	if hint := hint(err); hint != "" {
+		fmt.Fprintf(sys.Stderr, "        %s\n", hint)
+	}
+	return exitCode(err)
+}
+
+// app is one run of the command.
+type app struct {
+	Sys
+	ctx   context.Context
+	quiet bool
+	mode  string // of progress
+	meter *progress.Meter
+	log   *slog.Logger
+}
+
+// prepare sets up what the global flags ask for.
+func (a *app) prepare() error {
+	mode := progress.Mode(a.mode)
+	switch mode {
+	case "auto":
+		if f, ok := a.Stderr.(*os.File); !ok {
+			mode = progress.None
+		} else if term.IsTerminal(int(f.Fd())) {
+			mode = progress.Bar
+		} else {
+			mode = progress.Plain
+		}
+		if a.quiet {
+			mode = progress.None
+		}
+	case progress.Bar, progress.Plain, progress.JSON, progress.None:
+	default:
+		return usagef("--progress %q: want auto, bar, plain, json or none", a.mode)
+	}
+	a.meter = progress.New(a.Stderr, mode)
+	w := a.Stderr
+	if a.meter != nil {
+		w = a.meter
+	}
+	a.log = slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{ReplaceAttr: func(_ []string, at slog.Attr) slog.Attr {
+		if at.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return at
+	}}))
+	return nil
+}
+
+// say writes a line for people, unless --quiet is given.
+func (a *app) say(format string, args ...any) {
+	if !a.quiet {
+		fmt.Fprintf(a.Stderr, format+"\n", args...)
+	}
+}
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "castor",
+		Short: "Chunk stores and indexes for shipping large, similar things",
+		Long: `castor cuts files into content-defined chunks, keeps each chunk once, and writes
+a small index. To get a version, you fetch its index and the chunks you lack.
+
+  castor make v2.caibx disk.img              cut disk.img into default.castr
+  castor extract v2.caibx disk.img           put it back, reusing the old file
+  castor extract --seed /dev/sda2 v2.caibx /dev/sdb2
+
+Indexes (.caibx) and stores (.castr) are those of casync. With --digest sha512-256
+casync and desync read what castor writes; castor always reads theirs.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return cmd.Help()
+		},
+		PersistentPreRunE: func(*cobra.Command, []string) error { return a.prepare() },
+	}
+	f := root.PersistentFlags()
+	f.BoolVarP(&a.quiet, "quiet", "q", false, "say nothing but errors")
+	f.StringVar(&a.mode, "progress", "auto", "how to show progress on stderr: auto, bar, plain, json or none")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.CompletionOptions.HiddenDefaultCmd = false
+	root.AddGroup(
+		&cobra.Group{ID: groupMake, Title: "Make:"},
+		&cobra.Group{ID: groupGet, Title: "Get:"},
+		&cobra.Group{ID: groupInspect, Title: "Inspect:"},
+		&cobra.Group{ID: groupMaintain, Title: "Maintain:"},
+	)
+	root.AddCommand(
+		newMake(a), newChop(a),
+		newExtract(a), newCat(a), newCache(a),
+		newInfo(a), newChunks(a), newRootCommand(a), newDigest(a), newDiff(a), newVerify(a),
+		newCheck(a), newGC(a),
+		newDemo(a), newVersion(a),
+	)
+	root.AddCommand(topics()...)
+	root.SuggestionsMinimumDistance = 2
+	root.InitDefaultHelpCmd()
+	if help, _, err := root.Find([]string{"help"}); err == nil {
+		help.Args = func(_ *cobra.Command, args []string) error { // else cobra helps with castor itself
+			cmd, rest, err := root.Find(args)
+			if err == nil && len(rest) > 0 {
+				err = noArgs(cmd, rest)
+			}
+			return err
+		}
+	}
+	return root
+}
+
+const (
+	groupMake     = "make"
+	groupGet      = "get"
+	groupInspect  = "inspect"
+	groupMaintain = "maintain"
+)
+
+// Commands returns the tree of commands, for making manual pages from it.
+func Commands() *cobra.Command {
+	return newRoot(&app{Sys: Sys{Getenv: func(string) string { return "" }}})
+}
+
+// noArgs, exactArgs and minArgs refuse a wrong number of arguments as a mistake
+// in usage.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if cmd.HasSubCommands() {
+		err := fmt.Sprintf("unknown command %q", args[0])
+		if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+			err += fmt.Sprintf(": did you mean %q?", s[0])
+		}
+		return usagef("%s", err)
+	}
+	return usagef("%s takes no arguments", cmd.CommandPath())
+}
+
+func exactArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != n {
+			return usagef("want: %s", cmd.UseLine())
+		}
+		return nil
+	}
+}
+
+func rangeArgs(low, high int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < low || len(args) > high {
+			return usagef("want: %s", cmd.UseLine())
+		}
+		return nil
+	}
+}
+
+func minArgs(n int) cobra.PositionalArgs { return rangeArgs(n, 1<<30) }

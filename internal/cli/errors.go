@@ -1,0 +1,106 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"github.com/castorsync/castor/chunker"
+	"github.com/castorsync/castor/index/assemble"
+	"github.com/castorsync/castor/internal/location"
+	"github.com/castorsync/castor/store"
+)
+
+// Exit codes. They are documented in the topic exit-codes.
+const (
+	exitOK        = 0
+	exitFailure   = 1
+	exitUsage     = 2
+	exitMismatch  = 3
+	exitNotFound  = 10
+	exitMissing   = 14
+	exitInterrupt = 128 // plus the number of the signal
+)
+
+// usageError is a mistake in the command line.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error {
+	return &usageError{fmt.Errorf(format, args...)}
+}
+
+// signalError says that a signal ended the run.
+type signalError struct{ sig os.Signal }
+
+func (e *signalError) Error() string { return "interrupted by " + e.sig.String() }
+
+func (e *signalError) code() int {
+	if s, ok := e.sig.(syscall.Signal); ok {
+		return exitInterrupt + int(s)
+	}
+	return exitFailure
+}
+
+// mismatchError says that a verification did its work and found differences.
+type mismatchError struct{ msg string }
+
+func (e *mismatchError) Error() string { return e.msg }
+
+// incompleteError says that a verification found chunks missing.
+type incompleteError struct{ msg string }
+
+func (e *incompleteError) Error() string { return e.msg }
+
+func exitCode(err error) int {
+	if e, ok := errors.AsType[*signalError](err); ok {
+		return e.code()
+	}
+	if _, ok := errors.AsType[*usageError](err); ok {
+		return exitUsage
+	}
+	if _, ok := errors.AsType[*mismatchError](err); ok {
+		return exitMismatch
+	}
+	if _, ok := errors.AsType[*location.NotFoundError](err); ok {
+		return exitNotFound
+	}
+	if chunkMissing(err) {
+		return exitMissing
+	}
+	return exitFailure
+}
+
+// chunkMissing reports whether err is about a chunk that no source has.
+func chunkMissing(err error) bool {
+	if _, ok := errors.AsType[*assemble.MissingError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[*incompleteError](err); ok {
+		return true
+	}
+	_, ok := errors.AsType[*store.NotFoundError](err)
+	return ok
+}
+
+// hint says what to try after err, if there is something to say.
+func hint(err error) string {
+	switch {
+	case chunkMissing(err):
+		return "try another store with -s, or a seed; castor info -s STORE INDEX tells what a store lacks"
+	case errors.Is(err, chunker.ErrParams):
+		return "sizes are MIN:AVG:MAX or AVG, for example 16K:64K:256K"
+	case errors.Is(err, syscall.ENOSPC):
+		return "the old file, if there was one, is as before"
+	}
+	if e, ok := errors.AsType[*usageError](err); ok && e != nil {
+		return "castor help COMMAND tells more"
+	}
+	if e, ok := errors.AsType[*location.NotFoundError](err); ok && e.What == "store" {
+		return "name a store with -s, or in CASTOR_STORE"
+	}
+	return ""
+}

@@ -1,0 +1,241 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/castorsync/castor/index"
+	"github.com/castorsync/castor/index/assemble"
+	"github.com/castorsync/castor/internal/units"
+)
+
+type extractFlags struct {
+	sources
+	inPlace bool
+	force   bool
+	dryRun  bool
+	noSync  bool
+	workers int
+	json    bool
+	stats   bool
+}
+
+func newExtract(a *app) *cobra.Command {
+	var f extractFlags
+	cmd := &cobra.Command{
+		Use:     "extract [flags] INDEX DEST|-",
+		GroupID: groupGet,
+		Short:   "Put a file back together, getting only the chunks that are missing",
+		Long: `Make DEST, a file, a block device or - for stdout, hold the content of INDEX. What
+DEST holds already and what the seeds hold is not got from a store. Every byte is
+verified.
+
+A file is replaced in one step once the new content is whole and on disk; until
+then, and if anything fails, the old one stays. With --in-place, and always on
+block devices, what is wrong is overwritten where it is; if that is interrupted,
+run it again.`,
+		Example: `  castor extract v2.caibx disk.img
+  castor extract -s /mnt/store.castr -c /var/cache/chunks.castr v2.caibx disk.img
+  castor extract --seed /dev/sda2 v2.caibx /dev/sdb2
+  castor extract v2.caibx - | ssh host 'cat > disk.img'`,
+		Args: exactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd.Context(), a, args[0], args[1]) },
+	}
+	f.addStores(cmd)
+	f.addSeeds(cmd)
+	fl := cmd.Flags()
+	fl.BoolVar(&f.inPlace, "in-place", false, "update an existing file where it is (always so for block devices)")
+	fl.BoolVar(&f.force, "force", false, "write to a block device that is in use")
+	fl.BoolVarP(&f.dryRun, "dry-run", "n", false, "say what would be done and write nothing")
+	fl.BoolVar(&f.noSync, "no-sync", false, "do not wait until everything has reached the disk")
+	fl.IntVarP(&f.workers, "concurrency", "j", 0, "chunks to copy and get at the same time (default: four for each CPU)")
+	fl.BoolVar(&f.stats, "print-stats", false, "print what was done")
+	fl.BoolVar(&f.json, "json", false, "print what was done as JSON")
+	return cmd
+}
+
+func (f *extractFlags) run(ctx context.Context, a *app, indexLoc, dest string) error {
+	start := time.Now()
+	if f.workers < 0 {
+		return usagef("--concurrency %d: want 1 or more", f.workers)
+	}
+	x, err := a.index(indexLoc)
+	if err != nil {
+		return err
+	}
+	src, err := f.open(a, indexLoc, x)
+	if err != nil {
+		return err
+	}
+	defer f.close()
+	seeds, err := f.openSeeds()
+	if err != nil {
+		return err
+	}
+	o := assemble.FileOptions{
+		Options: assemble.Options{Workers: f.workers, Progress: a.extracting(x)},
+		Seeds:   seeds, InPlace: f.inPlace, Force: f.force, NoSync: f.noSync, DryRun: f.dryRun,
+	}
+	a.meter.Start("look", 0)
+	o.Planning = func(done, total int64) { a.meter.Update(done, total, nil) }
+	o.Planned = func(p *assemble.Plan) {
+		a.meter.End()
+		if f.dryRun {
+			f.preview(a, p)
+			return
+		}
+		a.meter.Start("extract", x.Size())
+	}
+	var stats assemble.Stats
+	if stream, w, werr := f.stream(a, dest); werr != nil {
+		return werr
+	} else if stream {
+		defer w.Close()
+		stats, err = f.toStream(ctx, x, w, o, func(p *assemble.Plan) (assemble.Stats, error) {
+			return p.Stream(ctx, w, 0, -1, src, &o.Options)
+		})
+	} else {
+		stats, err = assemble.File(ctx, x, dest, src, o)
+	}
+	a.meter.End()
+	if err != nil {
+		if _, serr := os.Stat(filepath.Dir(dest)); errors.Is(serr, fs.ErrNotExist) {
+			err = errors.New("its directory does not exist")
+		}
+		return fmt.Errorf("extract %s: %w", dest, err)
+	}
+	if !f.dryRun {
+		f.report(a, dest, x, stats, time.Since(start))
+	}
+	return nil
+}
+
+// stream reports whether dest is something to be written in order, and opens it.
+func (f *extractFlags) stream(a *app, dest string) (bool, *streamOutput, error) {
+	if dest == "-" {
+		return true, &streamOutput{Writer: a.Stdout}, nil
+	}
+	fi, err := os.Stat(dest)
+	if err != nil || fi.Mode()&(fs.ModeNamedPipe|fs.ModeCharDevice) == 0 {
+		return false, nil, nil // assemble.File tells what is wrong
+	}
+	file, err := await(a.ctx, func() (*os.File, error) { return os.OpenFile(dest, os.O_WRONLY, 0) })
+	if err != nil {
+		return true, nil, err
+	}
+	return true, &streamOutput{Writer: cancelWriter(a.ctx, file), file: file}, nil
+}
+
+func (f *extractFlags) toStream(ctx context.Context, x *index.Index, w *streamOutput, o assemble.FileOptions, run func(*assemble.Plan) (assemble.Stats, error)) (assemble.Stats, error) {
+	p, err := assemble.NewPlan(ctx, x, &assemble.PlanOptions{Seeds: o.Seeds, Progress: o.Planning})
+	if err != nil {
+		return assemble.Stats{}, err
+	}
+	o.Planned(p)
+	if o.DryRun {
+		return assemble.Stats{}, nil
+	}
+	return run(p)
+}
+
+// extracting returns a function that shows how far an extraction has come.
+func (a *app) extracting(x *index.Index) func(assemble.Stats) {
+	return func(s assemble.Stats) {
+		if a.meter.Due() {
+			from := map[string]int64{}
+			for i, part := range s.By {
+				from[assemble.Source(i).String()] = part.Bytes
+			}
+			a.meter.Update(s.Done(), x.Size(), from)
+		}
+	}
+}
+
+// extractReport is the JSON form of what extract did.
+type extractReport struct {
+	Dest    string                   `json:"dest"`
+	Chunks  int                      `json:"chunks"`
+	Bytes   int64                    `json:"bytes"`
+	From    map[string]assemble.Part `json:"from"`    // by where the content came from
+	Fetched assemble.Part            `json:"fetched"` // distinct chunks from stores and cache
+	Cached  assemble.Part            `json:"cached"`  // of those, from the cache
+	Cloned  int64                    `json:"cloned_bytes"`
+	Changed int                      `json:"seed_chunks_changed"`
+	Seconds float64                  `json:"seconds"`
+}
+
+func (f *extractFlags) report(a *app, dest string, x *index.Index, s assemble.Stats, d time.Duration) {
+	r := extractReport{
+		Dest: dest, Chunks: len(x.Entries), Bytes: x.Size(), From: map[string]assemble.Part{},
+		Fetched: s.Fetched, Cloned: s.Cloned, Changed: s.Changed, Seconds: d.Seconds(),
+	}
+	for i, part := range s.By {
+		r.From[assemble.Source(i).String()] = part
+	}
+	if f.hits != nil {
+		chunks, bytes := f.hits.Hits()
+		r.Cached = assemble.Part{Chunks: int(chunks), Bytes: bytes}
+	}
+	out := a.Stdout
+	if dest == "-" {
+		out = a.Stderr // the content is on stdout
+	}
+	switch {
+	case f.json:
+		json.NewEncoder(out).Encode(r)
+	case f.stats:
+		fmt.Fprintf(out, "chunks        %d\nbytes         %d\n", r.Chunks, r.Bytes)
+		for i := range s.By {
+			fmt.Fprintf(out, "%-13s %d\n", assemble.Source(i), s.By[i].Bytes)
+		}
+		fmt.Fprintf(out, "cached        %d\ncloned        %d\nseed changed  %d\nseconds       %.3f\n", r.Cached.Bytes, r.Cloned, r.Changed, r.Seconds)
+	default:
+		a.say("%s: %s in %s: %s", dest, units.Size(x.Size()), units.Duration(d), sourceLine(s.By))
+	}
+}
+
+// sourceLine says where content comes from: "1.20 GiB kept, 96.0 MiB fetched".
+func sourceLine(by [len(assemble.Stats{}.By)]assemble.Part) string {
+	names := []struct {
+		s    assemble.Source
+		word string
+	}{
+		{assemble.Keep, "kept"}, {assemble.Zero, "zeros"}, {assemble.Move, "moved"}, {assemble.Copy, "from seeds"}, {assemble.Fetch, "fetched"},
+	}
+	line := ""
+	for _, n := range names {
+		if b := by[n.s].Bytes; b > 0 {
+			if line != "" {
+				line += ", "
+			}
+			line += units.Size(b) + " " + n.word
+		}
+	}
+	if line == "" {
+		return "nothing to do"
+	}
+	return line
+}
+
+// preview says what a plan would do.
+func (f *extractFlags) preview(a *app, p *assemble.Plan) {
+	t := p.Totals()
+	if f.json {
+		from := map[string]assemble.Part{}
+		for i, part := range t.By {
+			from[assemble.Source(i).String()] = part
+		}
+		json.NewEncoder(a.Stdout).Encode(map[string]any{"bytes": p.Index.Size(), "from": from, "fetch": t.Missing})
+		return
+	}
+	fmt.Fprintf(a.Stdout, "%s: %s; %s in %s chunks to fetch\n", units.Size(p.Index.Size()), sourceLine(t.By),
+		units.Size(t.Missing.Bytes), units.Count(t.Missing.Chunks))
+}

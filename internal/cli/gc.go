@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/castorsync/castor/chunker"
+	"github.com/castorsync/castor/index"
+	"github.com/castorsync/castor/internal/location"
+	"github.com/castorsync/castor/internal/units"
+	"github.com/castorsync/castor/store"
+)
+
+type gcFlags struct {
+	dryRun bool
+	yes    bool
+	grace  time.Duration
+}
+
+func newGC(a *app) *cobra.Command {
+	var f gcFlags
+	cmd := &cobra.Command{
+		Use:     "gc [flags] STORE INDEX…",
+		GroupID: groupMaintain,
+		Short:   "Remove the chunks of a store that no index needs",
+		Long: `Remove from STORE every chunk that none of the given indexes needs, and what killed
+runs left behind. Name all the indexes that matter: the chunks of any other are
+lost.
+
+A chunk that was stored or used within the grace period stays, so that a make that
+runs at the same time is safe; keep the period well above an hour for that.`,
+		Example: `  castor gc --dry-run /srv/store.castr /srv/*.caibx
+  castor gc --yes --grace 168h /srv/store.castr /srv/*.caibx`,
+		Args: minArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd.Context(), a, args[0], args[1:]) },
+	}
+	cmd.Flags().BoolVarP(&f.dryRun, "dry-run", "n", false, "say what would be removed and remove nothing")
+	cmd.Flags().BoolVarP(&f.yes, "yes", "y", false, "do not ask")
+	cmd.Flags().DurationVar(&f.grace, "grace", 24*time.Hour, "leave chunks alone that were stored or used within this time")
+	return cmd
+}
+
+func (f *gcFlags) run(ctx context.Context, a *app, loc string, indexes []string) error {
+	if len(indexes) == 0 {
+		return usagef("gc: no index given, so every chunk would go; to delete a store, delete its directory")
+	}
+	if f.grace < 0 {
+		return usagef("--grace %v: want 0 or more", f.grace)
+	}
+	s, err := location.Store(loc, nil)
+	if err != nil {
+		return err
+	}
+	keep := map[chunker.ID]struct{}{}
+	for _, name := range indexes {
+		if err := addChunks(a, keep, name); err != nil {
+			return err // with one index unread, its chunks would go
+		}
+	}
+	o := store.GCOptions{Since: time.Now().Add(-f.grace), DryRun: true}
+	kept := func(id chunker.ID) bool { _, ok := keep[id]; return ok }
+	if !f.dryRun && !f.yes {
+		would, err := store.GC(ctx, s, kept, o)
+		if err != nil {
+			return err
+		}
+		if err := a.confirm("remove %s chunks (%s) of %s?", units.Count(would.Removed), units.Size(would.RemovedBytes), loc); err != nil {
+			return err
+		}
+	}
+	o.DryRun = f.dryRun
+	stats, err := store.GC(ctx, s, kept, o)
+	if err != nil {
+		return fmt.Errorf("gc %s: %w", loc, err)
+	}
+	verb := "removed"
+	if f.dryRun {
+		verb = "would remove"
+	}
+	a.say("%s: %s %s chunks (%s) and %d left-over files; %s chunks are needed, %s unneeded ones are younger than %v", loc, verb,
+		units.Count(stats.Removed), units.Size(stats.RemovedBytes), stats.Swept, units.Count(stats.Kept), units.Count(stats.Young), f.grace)
+	return nil
+}
+
+// addChunks adds the chunks of the index at loc to the set.
+func addChunks(a *app, set map[chunker.ID]struct{}, loc string) error {
+	ir, done, err := a.indexReader(loc)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return eachEntry(a, loc, ir, func(e index.Entry) error {
+		set[e.ID] = struct{}{}
+		return nil
+	})
+}
+
+// confirm asks a question on the terminal. Without one the answer is no.
+func (a *app) confirm(format string, args ...any) error {
+	in, ok := a.Stdin.(*os.File)
+	if !ok || !term.IsTerminal(int(in.Fd())) {
+		return usagef("nobody to ask: give --yes to do it or --dry-run to see what it would do")
+	}
+	fmt.Fprintf(a.Stderr, format+" [y/N] ", args...)
+	line, _ := bufio.NewReader(cancelReader(a.ctx, in)).ReadString('\n')
+	if a.ctx.Err() != nil {
+		return context.Cause(a.ctx)
+	}
+	if s := strings.ToLower(strings.TrimSpace(line)); s != "y" && s != "yes" {
+		return fmt.Errorf("nothing removed")
+	}
+	return nil
+}

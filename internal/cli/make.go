@@ -1,0 +1,287 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/castorsync/castor/chunker"
+	"github.com/castorsync/castor/index"
+	"github.com/castorsync/castor/index/build"
+	"github.com/castorsync/castor/internal/atomicfile"
+	"github.com/castorsync/castor/internal/location"
+	"github.com/castorsync/castor/internal/sparse"
+	"github.com/castorsync/castor/internal/units"
+	"github.com/castorsync/castor/store"
+	"github.com/castorsync/castor/store/cacnk"
+	"github.com/castorsync/castor/store/dir"
+)
+
+type makeFlags struct {
+	store      string
+	sizes      string
+	digest     string
+	level      int
+	plain      bool
+	indexOnly  bool
+	noSync     bool
+	printStats bool
+	json       bool
+}
+
+func newMake(a *app) *cobra.Command {
+	var f makeFlags
+	cmd := &cobra.Command{
+		Use:     "make [flags] INDEX SOURCE|-",
+		GroupID: groupMake,
+		Short:   "Cut a file into a chunk store and write its index",
+		Long: `Cut SOURCE, a file, a block device or - for stdin, into chunks, store those that
+the store lacks, and write INDEX, or - for stdout.
+
+The index appears after all its chunks have reached the disk. A make that is
+interrupted leaves no index, and the next one goes on from the chunks that it
+stored.`,
+		Example: `  castor make v1.caibx disk.img
+  castor make -s /srv/store.castr --digest sha512-256 v1.caibx /dev/sda2
+  zcat disk.img.gz | castor make --chunk-size 64K:256K:1M v1.caibx -`,
+		Args: exactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd.Context(), a, args[0], args[1]) },
+	}
+	fl := cmd.Flags()
+	fl.StringVarP(&f.store, "store", "s", "", "store to put chunks into, created if need be (default: $CASTOR_STORE, else default.castr beside the index)")
+	fl.StringVar(&f.sizes, "chunk-size", "16K:64K:256K", "smallest, average and greatest chunk as MIN:AVG:MAX, or AVG for AVG/4:AVG:AVG*4")
+	fl.StringVar(&f.digest, "digest", "blake3", "what names chunks: blake3, or for casync and desync sha512-256 or sha256")
+	fl.IntVar(&f.level, "compression-level", cacnk.DefaultLevel, "zstd level from 1 (fast) to 22 (small)")
+	fl.BoolVar(&f.plain, "uncompressed", false, "store chunks without compression")
+	fl.BoolVar(&f.indexOnly, "index-only", false, "store no chunks")
+	fl.BoolVar(&f.noSync, "no-sync", false, "do not wait until everything has reached the disk")
+	fl.BoolVar(&f.printStats, "print-stats", false, "print what was done")
+	fl.BoolVar(&f.json, "json", false, "print what was done as JSON")
+	return cmd
+}
+
+func (f *makeFlags) run(ctx context.Context, a *app, indexLoc, source string) error {
+	p, err := parseParams(f.sizes)
+	if err != nil {
+		return err
+	}
+	digest, err := chunker.ParseDigest(f.digest)
+	if err != nil {
+		return &usageError{err}
+	}
+	dst, err := f.openStore(a, indexLoc)
+	if err != nil {
+		return err
+	}
+	var put store.Store // a nil interface, not a nil *dir.Store
+	if dst != nil {
+		defer dst.Close()
+		put = dst
+	}
+	src, err := openSource(ctx, a, source)
+	if err != nil {
+		return err
+	}
+	defer src.close()
+	out, err := createIndex(a, indexLoc)
+	if err != nil {
+		return err
+	}
+	defer out.abort()
+	w, err := index.NewWriter(out, index.Header{Features: index.BlobFeatures(digest), Params: p})
+	if err != nil {
+		return err
+	}
+	a.meter.Start("make", src.size)
+	stats, err := src.build(ctx, w, put, &build.Options{Progress: func(s build.Stats) { a.meter.Update(s.Bytes, src.size, nil) }})
+	a.meter.End()
+	if err != nil {
+		return fmt.Errorf("make %s: %w", indexLoc, err)
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	if err := out.commit(!f.noSync); err != nil {
+		return err
+	}
+	f.report(a, indexLoc, w, stats)
+	return nil
+}
+
+func (f *makeFlags) openStore(a *app, indexLoc string) (*dir.Store, error) {
+	if f.indexOnly {
+		if f.store != "" {
+			return nil, usagef("--index-only stores no chunks: drop it, or drop --store")
+		}
+		return nil, nil
+	}
+	if f.level < 1 || f.level > 22 {
+		return nil, usagef("--compression-level %d: want 1 to 22", f.level)
+	}
+	name := f.store
+	if name == "" {
+		name = a.storeFor(indexLoc)
+	}
+	return location.Store(name, &dir.Options{Create: true, Level: f.level, Plain: f.plain, Durable: !f.noSync})
+}
+
+// makeReport is the JSON form of what make did.
+type makeReport struct {
+	Index       string  `json:"index"`
+	Root        string  `json:"root"`
+	Digest      string  `json:"digest"`
+	Chunks      int     `json:"chunks"`
+	Bytes       int64   `json:"bytes"`
+	NewChunks   int     `json:"new_chunks"`
+	NewBytes    int64   `json:"new_bytes"`
+	StoredBytes int64   `json:"stored_bytes"` // compressed size of the new chunks
+	HoleBytes   int64   `json:"hole_bytes"`   // not read, being holes
+	DedupRatio  float64 `json:"dedup_ratio"`  // bytes / new_bytes; 0 if nothing was new
+	Seconds     float64 `json:"seconds"`
+}
+
+func (f *makeFlags) report(a *app, loc string, w *index.Writer, s build.Stats) {
+	out := a.Stdout
+	if loc == "-" {
+		out = a.Stderr // the index is on stdout
+	}
+	r := makeReport{
+		Index: loc, Root: w.Root().String(), Digest: w.Header().Features.Digest().String(),
+		Chunks: s.Chunks, Bytes: s.Bytes, NewChunks: s.NewChunks, NewBytes: s.NewBytes, StoredBytes: s.StoredBytes,
+		HoleBytes: s.ZeroBytes, DedupRatio: s.Ratio(), Seconds: s.Time.Seconds(),
+	}
+	switch {
+	case f.json:
+		json.NewEncoder(out).Encode(r)
+	case f.printStats:
+		fmt.Fprintf(out, "root         %s\nchunks       %d\nbytes        %d\nnew chunks   %d\nnew bytes    %d\nstored bytes %d\nhole bytes   %d\ndedup ratio  %.2f\nseconds      %.3f\n",
+			r.Root, r.Chunks, r.Bytes, r.NewChunks, r.NewBytes, r.StoredBytes, r.HoleBytes, r.DedupRatio, r.Seconds)
+	case f.indexOnly:
+		a.say("%s: %s in %s chunks, %s", loc, units.Size(s.Bytes), units.Count(s.Chunks), units.Duration(s.Time))
+	default:
+		a.say("%s: %s in %s chunks, %s new (%s, %s stored), %s", loc, units.Size(s.Bytes), units.Count(s.Chunks),
+			units.Count(s.NewChunks), units.Size(s.NewBytes), units.Size(s.StoredBytes), units.Duration(s.Time))
+	}
+}
+
+// parseParams reads MIN:AVG:MAX or AVG.
+func parseParams(s string) (chunker.Params, error) {
+	var sizes []int
+	for part := range strings.SplitSeq(s, ":") {
+		n, err := units.ParseSize(part)
+		if err != nil {
+			return chunker.Params{}, &usageError{err}
+		}
+		sizes = append(sizes, int(min(n, chunker.MaxSize+1)))
+	}
+	var p chunker.Params
+	switch len(sizes) {
+	case 1:
+		p = chunker.ParamsFor(sizes[0])
+	case 3:
+		p = chunker.Params{Min: sizes[0], Avg: sizes[1], Max: sizes[2]}
+	default:
+		return p, usagef("--chunk-size %q: want MIN:AVG:MAX or AVG", s)
+	}
+	if err := p.Validate(); err != nil {
+		return p, &usageError{err}
+	}
+	return p, nil
+}
+
+// source is what make reads.
+type source struct {
+	file *os.File  // if it can be read at any place
+	r    io.Reader // if not
+	size int64     // 0 if not known
+}
+
+func openSource(ctx context.Context, a *app, name string) (*source, error) {
+	if name == "-" {
+		if f, ok := a.Stdin.(*os.File); ok {
+			if fi, err := f.Stat(); err == nil && fi.Mode().IsRegular() {
+				// From where stdin stands, as a pipe would be read.
+				if at, err := f.Seek(0, io.SeekCurrent); err == nil && at == 0 {
+					return &source{file: f, size: fi.Size()}, nil
+				}
+			}
+		}
+		return &source{r: cancelReader(ctx, a.Stdin)}, nil
+	}
+	f, err := a.open(name)
+	if err != nil {
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	switch mode := fi.Mode(); {
+	case mode.IsDir():
+		f.Close()
+		return nil, fmt.Errorf("%s is a directory: this version cuts files and block devices", name)
+	case mode.IsRegular(), mode&fs.ModeDevice != 0 && mode&fs.ModeCharDevice == 0:
+		size, err := f.Seek(0, io.SeekEnd)
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+		return &source{file: f, size: size}, nil
+	}
+	return &source{r: cancelReader(ctx, f), file: nil}, nil
+}
+
+func (s *source) build(ctx context.Context, w *index.Writer, dst store.Store, o *build.Options) (build.Stats, error) {
+	if s.file == nil {
+		return build.Stream(ctx, w, dst, s.r, o)
+	}
+	o.Hole = func(off, n int64) bool { return sparse.Hole(s.file, off, n) }
+	return build.File(ctx, w, dst, s.file, s.size, o)
+}
+
+func (s *source) close() {
+	if s.file != nil {
+		s.file.Close()
+	}
+}
+
+// indexOutput is an index on its way to its file or to stdout.
+type indexOutput struct {
+	io.Writer
+	file *atomicfile.File // nil for stdout
+}
+
+func createIndex(a *app, loc string) (*indexOutput, error) {
+	if loc == "-" {
+		return &indexOutput{Writer: a.Stdout}, nil
+	}
+	f, err := atomicfile.Create(loc, false)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("index %s: its directory does not exist", loc)
+		}
+		return nil, err
+	}
+	return &indexOutput{Writer: f, file: f}, nil
+}
+
+func (o *indexOutput) commit(sync bool) error {
+	if o.file == nil {
+		return nil
+	}
+	return o.file.Commit(sync)
+}
+
+func (o *indexOutput) abort() {
+	if o.file != nil {
+		o.file.Abort()
+	}
+}

@@ -1,0 +1,183 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/castorsync/castor/index"
+	"github.com/castorsync/castor/index/assemble"
+	"github.com/castorsync/castor/internal/location"
+	"github.com/castorsync/castor/store"
+	"github.com/castorsync/castor/store/dir"
+)
+
+// sources are the flags that say where chunks come from.
+type sources struct {
+	stores []string
+	cache  string
+	seeds  []string
+
+	closers []io.Closer
+	hits    *store.Cache // nil without a cache
+}
+
+func (s *sources) addStores(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVarP(&s.stores, "store", "s", nil, "store to get chunks from; may be given several times, and they are asked in order (default: $CASTOR_STORE, else default.castr beside the index)")
+	cmd.Flags().StringVarP(&s.cache, "cache", "c", "", "local store that is asked first, and filled with what comes from the others")
+}
+
+func (s *sources) addSeeds(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVar(&s.seeds, "seed", nil, "file or block device that has similar content, its index, or a directory of such files; may be given several times")
+}
+
+// storeFor returns the store to use for the index at loc if none is named.
+func (a *app) storeFor(loc string) string {
+	if s := a.Getenv("CASTOR_STORE"); s != "" {
+		return s
+	}
+	return location.DefaultStore(loc)
+}
+
+// open opens the stores and the cache for the index x at loc. The result is nil
+// if no store was named and there is none in the usual place: seeds may do.
+func (s *sources) open(a *app, loc string, x *index.Index) (store.Getter, error) {
+	u := &store.Union{Digest: x.Digest(), Limit: x.Params.Max, Log: a.log}
+	named := s.stores
+	if len(named) == 0 {
+		named = []string{a.storeFor(loc)}
+	}
+	for _, name := range named {
+		d, err := location.Store(name, nil)
+		if _, missing := errors.AsType[*location.NotFoundError](err); missing && len(s.stores) == 0 {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		u.Sources = append(u.Sources, d)
+	}
+	if s.cache == "" {
+		if len(u.Sources) == 0 {
+			return nil, nil
+		}
+		return u, nil
+	}
+	local, err := location.Store(s.cache, &dir.Options{Create: true})
+	if err != nil {
+		return nil, err
+	}
+	s.hits = &store.Cache{Local: local, Source: u, Digest: x.Digest(), Limit: x.Params.Max, Log: a.log}
+	return s.hits, nil
+}
+
+// openSeeds opens the seeds. The caller calls close at the end.
+func (s *sources) openSeeds() ([]assemble.Seed, error) {
+	var seeds []assemble.Seed
+	for _, name := range s.seeds {
+		fi, err := os.Stat(name)
+		if err != nil {
+			return nil, fmt.Errorf("seed %w", err)
+		}
+		if !fi.IsDir() {
+			seed, err := s.openSeed(name)
+			if err != nil {
+				return nil, fmt.Errorf("seed %w", err)
+			}
+			seeds = append(seeds, seed)
+			continue
+		}
+		err = filepath.WalkDir(name, func(path string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			if d.IsDir() && strings.HasSuffix(path, ".castr") {
+				return fs.SkipDir // a store is no seed
+			}
+			if !d.Type().IsRegular() || isIndex(path) {
+				return nil
+			}
+			seed, err := s.openSeed(path)
+			if err == nil {
+				seeds = append(seeds, seed)
+			}
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("seed %w", err)
+		}
+	}
+	return seeds, nil
+}
+
+func isIndex(path string) bool {
+	return strings.HasSuffix(path, ".caibx") || strings.HasSuffix(path, ".caidx")
+}
+
+// openSeed opens a seed by the name of its file or of its index. An index lies
+// beside its file and is named like it, with .caibx in addition or in place of
+// the extension.
+func (s *sources) openSeed(name string) (assemble.Seed, error) {
+	file, idx := name, ""
+	if isIndex(name) {
+		base := strings.TrimSuffix(name, filepath.Ext(name))
+		for _, f := range append([]string{base}, siblings(base)...) {
+			if fi, err := os.Stat(f); err == nil && !fi.IsDir() && !isIndex(f) {
+				file, idx = f, name
+				break
+			}
+		}
+		if idx == "" {
+			return assemble.Seed{}, fmt.Errorf("%s: no file beside this index that it could be of", name)
+		}
+	} else {
+		for _, i := range []string{name + ".caibx", strings.TrimSuffix(name, filepath.Ext(name)) + ".caibx"} {
+			if _, err := os.Stat(i); err == nil {
+				idx = i
+				break
+			}
+		}
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return assemble.Seed{}, err
+	}
+	s.closers = append(s.closers, f)
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return assemble.Seed{}, err
+	}
+	seed := assemble.Seed{File: f, Size: size}
+	if idx != "" {
+		// An index that cannot be read, or is of something else, only means that
+		// the file is chunked.
+		if x, err := location.Index(idx, nil); err == nil && x.Size() == size {
+			seed.Index = x
+		}
+	}
+	return seed, nil
+}
+
+// siblings returns the files that have base's name and some extension.
+func siblings(base string) []string {
+	var names []string
+	entries, _ := os.ReadDir(filepath.Dir(base))
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), filepath.Base(base)+".") {
+			names = append(names, filepath.Join(filepath.Dir(base), e.Name()))
+		}
+	}
+	return names
+}
+
+func (s *sources) close() {
+	for _, c := range s.closers {
+		c.Close()
+	}
+}
