@@ -17,6 +17,7 @@ test-setup:
 
 test: test-setup
 	$(GO) test ./...
+	$(GO) test -tags purego ./chunker ./internal/multisha
 	$(GO) test -race -short ./...
 
 check:

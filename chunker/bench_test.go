@@ -79,3 +79,20 @@ func BenchmarkSum(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkSumAll(b *testing.B) {
+	data := noise(16 * DefaultParams.Avg)
+	var chunks [][]byte
+	for rest := data; len(rest) > 0; rest = rest[DefaultParams.Avg:] {
+		chunks = append(chunks, rest[:DefaultParams.Avg])
+	}
+	ids := make([]ID, len(chunks))
+	for _, d := range Digests {
+		b.Run(d.String(), func(b *testing.B) {
+			b.SetBytes(int64(len(data)))
+			for b.Loop() {
+				d.SumAll(ids, chunks)
+			}
+		})
+	}
+}

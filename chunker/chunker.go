@@ -24,7 +24,7 @@ type ID [32]byte
 // String returns the 64 lower-case hex digits that stores use as file name.
 func (id ID) String() string { return hex.EncodeToString(id[:]) }
 
-// ParseID reads the 64 hex digits that [ID.String] writes.
+// ParseID reads 64 hex digits, such as [ID.String] writes.
 func ParseID(s string) (ID, error) {
 	var id ID
 	if len(s) != 2*len(id) {

@@ -1,11 +1,17 @@
 package chunker
 
 import (
+	"crypto/sha256"
+	"crypto/sha512"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+
+	"github.com/zeebo/blake3"
 )
 
 func TestDigestSum(t *testing.T) {
@@ -36,6 +42,45 @@ func TestDigestSum(t *testing.T) {
 	}
 	if d := Digest(3); !panics(func() { d.Sum(nil) }) {
 		t.Errorf("Sum of %v did not panic", d)
+	}
+}
+
+// One after the other, all at once, or from many goroutines: the IDs are those
+// of the standard library.
+func TestDigestSumMany(t *testing.T) {
+	noLeak(t)
+	random := noise(100_000)
+	var chunks [][]byte
+	for _, n := range []int{0, 1, 55, 56, 63, 64, 111, 112, 127, 128, 129, 4095, 4096, 65536, len(random)} {
+		for range 3 {
+			chunks = append(chunks, random[:n])
+			random = append(random[1:], byte(n))
+		}
+	}
+	for d, sum := range map[Digest]func([]byte) [32]byte{SHA512256: sha512.Sum512_256, SHA256: sha256.Sum256, BLAKE3: blake3.Sum256} {
+		var want []ID
+		for _, b := range chunks {
+			want = append(want, sum(b))
+		}
+		for n := range len(chunks) + 1 {
+			got := make([]ID, n)
+			d.SumAll(got, chunks[:n])
+			if !slices.Equal(got, want[:n]) {
+				t.Fatalf("%v: SumAll of %d chunks differs", d, n)
+			}
+		}
+		var wg sync.WaitGroup
+		for first := range 16 {
+			wg.Go(func() {
+				for i := range chunks {
+					i = (first + i) % len(chunks)
+					if got := d.Sum(chunks[i]); got != want[i] {
+						t.Errorf("%v: Sum of %d bytes beside others: got %v, want %v", d, len(chunks[i]), got, want[i])
+					}
+				}
+			})
+		}
+		wg.Wait()
 	}
 }
 

@@ -65,7 +65,7 @@ func (s *splitting) zeroID(d Digest) ID {
 	defer s.zeroMu.Unlock()
 	id, ok := s.zeroIDs[d]
 	if !ok {
-		id = d.Sum(s.zeros[:s.limit])
+		id = d.Sum(s.zeros()[:s.limit])
 		s.zeroIDs[d] = id
 	}
 	return id
@@ -80,7 +80,8 @@ type ParallelOptions struct {
 	Workers int
 
 	// Hole reports whether the n bytes at off are known to be zero, so that
-	// they need not be read. Used by Parallel only; nil means there are none.
+	// they need not be read. It is asked once for each MiB, from several
+	// goroutines. Used by Parallel only; nil means there are no holes.
 	Hole func(off, n int64) bool
 }
 
@@ -201,7 +202,7 @@ type splitting struct {
 	Splitter
 	workers int
 	zeroHit bool          // a window of zeros allows a cut
-	zeros   []byte        // Params.Max of them, never written
+	zeros   func() []byte // Params.Max of them, never to be written
 	free    chan *segment // all segments that are not in use
 	toScan  chan *segment
 	order   chan *segment
@@ -219,13 +220,13 @@ func newSplitting(p Params, workers int) *splitting {
 	s := &splitting{
 		Splitter: NewSplitter(p),
 		workers:  workers,
-		zeros:    make([]byte, max(p.Max, segmentSize)),
+		zeros:    sync.OnceValue(func() []byte { return make([]byte, max(p.Max, segmentSize)) }),
 		free:     make(chan *segment, n),
 		toScan:   make(chan *segment, n),
 		order:    make(chan *segment, n),
 		zeroIDs:  map[Digest]ID{},
 	}
-	s.zeroHit = s.every || s.test.hit(sum(s.zeros[:window]))
+	s.zeroHit = s.every || s.test.hit(sum(make([]byte, window)))
 	for range n {
 		s.free <- nil // allocated when first needed
 	}
@@ -365,7 +366,7 @@ func (w *walk) take(seg *segment) error {
 	b := &Batch{from: w.splitting, seg: seg}
 	data := seg.buf[window : window+seg.n]
 	if seg.zero {
-		data = w.zeros[:seg.n]
+		data = w.zeros()[:seg.n]
 	}
 	end := seg.off + int64(seg.n)
 	at := seg.off // first byte not yet given to a chunk
@@ -403,7 +404,7 @@ func (w *walk) join(b *Batch, tail []byte, zero bool) Piece {
 	p := Piece{Offset: w.start, Data: tail, Zero: zero}
 	switch {
 	case w.holes > 0 && zero:
-		p.Data = w.zeros[:w.holes+int64(len(tail))]
+		p.Data = w.zeros()[:w.holes+int64(len(tail))]
 	case w.holes > 0 || w.joint != nil:
 		w.carry(tail, false)
 		p.Data, b.joint = w.joint, w.joint
@@ -426,8 +427,10 @@ func (w *walk) carry(part []byte, zero bool) {
 		if j, ok := w.joints.Get().(*[]byte); ok {
 			w.joint = (*j)[:0]
 		}
-		w.joint = append(w.joint, w.zeros[:w.holes]...)
-		w.holes = 0
+		if w.holes > 0 {
+			w.joint = append(w.joint, w.zeros()[:w.holes]...)
+			w.holes = 0
+		}
 	}
 	w.joint = append(w.joint, part...)
 }

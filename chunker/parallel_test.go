@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -43,8 +44,8 @@ func TestParallelSizes(t *testing.T) {
 	}
 }
 
-// The hash allows one cut, right before, at and behind a border, so that its
-// window is cut in two at all kinds of places.
+// The hash allows one cut: at the first place there is, and around a border, so
+// that its window is in two segments.
 func TestParallelHitsAtBorder(t *testing.T) {
 	noLeak(t)
 	p := Params{Min: window, Avg: 100 * kib, Max: 300 * kib}
@@ -56,15 +57,29 @@ func TestParallelHitsAtBorder(t *testing.T) {
 		t.Fatal("no cut in all the noise")
 	}
 	mark := random[at-window : at] // a window that allows a cut
-	for _, d := range []int{-1, 0, 1, 2, window - 1, window, window + 1} {
+	for _, end := range []int{
+		window, window + 1, segmentSize - 1, segmentSize, segmentSize + 1, segmentSize + 2,
+		segmentSize + window - 1, segmentSize + window, segmentSize + window + 1,
+	} {
 		data := make([]byte, segmentSize+300)
-		end := segmentSize + d
 		copy(data[end-window:], mark)
 		ends := cutSplitter(t, data, p)
 		if !slices.Contains(ends, int64(end)) {
 			t.Fatalf("no cut at %d: %v", end, ends)
 		}
 		agree(t, data, p, ends)
+	}
+}
+
+// A buffer that comes back is used again, and by one batch at a time.
+func TestParallelReuse(t *testing.T) {
+	noLeak(t)
+	data := noise(14 * segmentSize)
+	want := cutSplitter(t, data, DefaultParams)
+	for _, hold := range []int{0, 2, 4} {
+		o := &ParallelOptions{Workers: 2}
+		sameEnds(t, "Parallel", cutParallel(t, data, DefaultParams, o, hold), want)
+		sameEnds(t, "ParallelReader", cutParallelReader(t, bytes.NewReader(data), data, DefaultParams, o, hold), want)
 	}
 }
 
@@ -259,6 +274,39 @@ func TestParallelEachError(t *testing.T) {
 				t.Errorf("%s: got %v, want nil", name, err)
 			}
 		}
+	}
+}
+
+// slowAt is in the middle of a read when the batch before it fails.
+type slowAt struct {
+	io.ReaderAt
+	failed chan struct{}
+	active atomic.Int64
+}
+
+func (s *slowAt) ReadAt(b []byte, off int64) (int, error) {
+	s.active.Add(1)
+	defer s.active.Add(-1)
+	if off > segmentSize {
+		<-s.failed
+		for range 1000 {
+			runtime.Gosched()
+		}
+	}
+	return s.ReaderAt.ReadAt(b, off)
+}
+
+// When Parallel returns, the source is left alone: the caller may close it.
+func TestParallelWaits(t *testing.T) {
+	noLeak(t)
+	data := noise(8 * segmentSize)
+	src := &slowAt{ReaderAt: bytes.NewReader(data), failed: make(chan struct{})}
+	err := Parallel(t.Context(), src, int64(len(data)), DefaultParams, &ParallelOptions{Workers: 4}, func(*Batch) error {
+		close(src.failed)
+		return errBroken
+	})
+	if n := src.active.Load(); n != 0 || err != errBroken {
+		t.Errorf("%d reads under way behind the end, %v, want none and %v", n, err, errBroken)
 	}
 }
 

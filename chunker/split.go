@@ -101,8 +101,9 @@ func (t test) hit(h uint32) bool {
 // last sixteen positions at which a cut is allowed, bit 15 for that last one;
 // no bits and len(b) if there is none. p is at least [window].
 func (s *Splitter) scan(b []byte, p int, h *uint32) (int, uint16) {
-	if haveScan16 && len(b)-p >= 16 {
-		done, hits := scan16(&b[p], (len(b)-p)/16, h, &s.test)
+	for haveScan16 && len(b)-p >= 16 {
+		// Vector code cannot be preempted: not more than some 0.1 ms at a time.
+		done, hits := scan16(&b[p], min((len(b)-p)/16, 16<<10), h, &s.test)
 		p += done
 		if hits != 0 {
 			return p, hits

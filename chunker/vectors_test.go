@@ -1,9 +1,11 @@
 package chunker
 
 import (
+	"bytes"
 	"encoding/binary"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -50,6 +52,45 @@ func (v vector) reproduce(t *testing.T, data []byte, d Digest) {
 		}
 		start = end
 	}
+	if got := idsOf(t, data, v.p, d); !slices.Equal(got, v.ids) {
+		t.Errorf("%s: the batches name the chunks\ngot  %v\nwant %v", v.name, got, v.ids)
+	}
+}
+
+// idsOf returns the names that batches give to the chunks of data.
+func idsOf(t *testing.T, data []byte, p Params, d Digest) (ids []ID) {
+	t.Helper()
+	o := &ParallelOptions{Hole: holesOf(data)}
+	err := Parallel(t.Context(), bytes.NewReader(data), int64(len(data)), p, o, func(b *Batch) error {
+		ids = append(ids, b.IDs(d)...)
+		b.Release()
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ids
+}
+
+// Holes and what is not quite one get the names of the zeros that they hold.
+func TestBatchIDs(t *testing.T) {
+	noLeak(t)
+	random := noise(segmentSize)
+	data := slices.Concat(random[:5000], make([]byte, 2*segmentSize), random, make([]byte, segmentSize+5))
+	for _, p := range []Params{DefaultParams, {1000, 1000, 1000}, {mib, 2 * mib, 2 * mib}} {
+		ends := cutSplitter(t, data, p)
+		for _, d := range Digests {
+			var want []ID
+			start := int64(0)
+			for _, end := range ends {
+				want = append(want, d.Sum(data[start:end]))
+				start = end
+			}
+			if got := idsOf(t, data, p, d); !slices.Equal(got, want) {
+				t.Errorf("%v, %v: the batches name %d chunks otherwise than %d alone", p, d, len(got), len(want))
+			}
+		}
+	}
 }
 
 func TestCasyncDefault(t *testing.T) {
@@ -70,6 +111,26 @@ func TestCasyncDefault(t *testing.T) {
 				}
 				v.reproduce(t, testblob.Blob(name), d)
 			})
+		}
+	}
+}
+
+// casync make prints the digest of the whole blob.
+func TestCasyncDigests(t *testing.T) {
+	for _, d := range []Digest{SHA512256, SHA256} {
+		b, err := os.ReadFile("../testdata/casync/index/" + d.String() + "-default/DIGESTS.tsv")
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+		if got, want := len(lines), len(testblob.Names()); got != want {
+			t.Errorf("%v: %d lines in DIGESTS.tsv, want %d", d, got, want)
+		}
+		for _, line := range lines {
+			name, want, _ := strings.Cut(line, "\t")
+			if got := d.Sum(testblob.Blob(name)).String(); got != want {
+				t.Errorf("%v of %s: got %s, want %s", d, name, got, want)
+			}
 		}
 	}
 }
@@ -122,8 +183,8 @@ func paramsOf(t *testing.T, spec string) Params {
 	return Params{}
 }
 
-// Here the hash allows a cut exactly at the minimum, which desync missed for
-// years (its pull request 393).
+// Here the hash allows a cut exactly at the minimum, which desync missed until
+// its pull request 393.
 func TestCasyncMinBoundary(t *testing.T) {
 	data, err := os.ReadFile("../testdata/desync/minboundary/minboundary.raw")
 	if err != nil {

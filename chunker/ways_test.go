@@ -126,17 +126,21 @@ func (c *tally) complete() []int64 {
 	return c.ends
 }
 
-// holding returns a callback that checks and releases the oldest batch when it
-// has n others, as a consumer does that works on several at a time, and a
-// function that checks the rest. The batches must not share memory.
+// holding returns a callback that holds n batches and checks and releases them
+// all with the next one, and a function that does so with the rest. What they
+// hold at the same time must not share memory.
 func (c *tally) holding(n int) (each func(*Batch) error, rest func()) {
 	var held []*Batch
-	drop := func() {
+	rest = func() {
 		c.t.Helper()
-		c.addBatch(held[0])
-		held[0].Release()
-		held[0].Release() // harmless
-		held = held[1:]
+		for _, b := range held {
+			c.addBatch(b)
+		}
+		for _, b := range held {
+			b.Release()
+			b.Release() // harmless
+		}
+		held = held[:0]
 	}
 	each = func(b *Batch) error {
 		c.t.Helper()
@@ -144,16 +148,11 @@ func (c *tally) holding(n int) (each func(*Batch) error, rest func()) {
 			c.t.Fatal("a batch without pieces")
 		}
 		if held = append(held, b); len(held) > n {
-			drop()
+			rest()
 		}
 		return nil
 	}
-	return each, func() {
-		c.t.Helper()
-		for len(held) > 0 {
-			drop()
-		}
-	}
+	return each, rest
 }
 
 func cutSplitter(t testing.TB, data []byte, p Params) []int64 {

@@ -36,6 +36,7 @@ type Writer struct {
 	count int
 	end   int64
 	root  RootHasher
+	buf   [entrySize]byte
 	err   error // sticky; errClosed after Close
 }
 
@@ -71,10 +72,9 @@ func (w *Writer) Append(id chunker.ID, size int) error {
 	}
 	w.end += int64(size)
 	w.count++
-	var b [entrySize]byte
-	Entry{End: w.end, ID: id}.encode(&b)
-	w.root.add(&b)
-	_, w.err = w.w.Write(b[:])
+	Entry{End: w.end, ID: id}.encode(&w.buf)
+	w.root.add(&w.buf)
+	_, w.err = w.w.Write(w.buf[:])
 	return w.err
 }
 
@@ -136,6 +136,7 @@ type Reader struct {
 	h     Header
 	count int
 	end   int64
+	buf   [entrySize]byte
 	err   error // sticky; set by Next
 }
 
@@ -186,7 +187,7 @@ func (r *Reader) Next() (Entry, error) {
 }
 
 func (r *Reader) next() (Entry, error) {
-	var b [entrySize]byte
+	b := &r.buf
 	if _, err := io.ReadFull(r.r, b[:]); err == io.EOF || err == io.ErrUnexpectedEOF {
 		return Entry{}, fmt.Errorf("%w: ends after %d entries without a tail: truncated?", ErrFormat, r.count)
 	} else if err != nil {
@@ -194,7 +195,7 @@ func (r *Reader) next() (Entry, error) {
 	}
 	end := binary.LittleEndian.Uint64(b[:])
 	if end == 0 {
-		return Entry{}, r.tail(&b)
+		return Entry{}, r.tail(b)
 	}
 	if end > math.MaxInt64 || int64(end) <= r.end {
 		return Entry{}, fmt.Errorf("%w: entry %d ends at offset %d, the one before at %d", ErrFormat, r.count, end, r.end)

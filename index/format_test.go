@@ -31,13 +31,9 @@ const (
 
 func put(b []byte, at int, v uint64) { binary.LittleEndian.PutUint64(b[at:], v) }
 
-func end(b []byte, i int) uint64 { return binary.LittleEndian.Uint64(b[atEntries+40*i:]) }
-
-func putEnd(b []byte, i int, v uint64) { put(b, atEntries+40*i, v) }
-
 // Nothing but a whole and consistent index is one.
 func TestDecodeHostile(t *testing.T) {
-	good := encode(t, made(3, small))
+	good := encode(t, &index.Index{Header: small, Entries: []index.Entry{{End: 10}, {End: 20}, {End: 30}}})
 	type change = func(b []byte) []byte
 	word := func(at int, v uint64) change {
 		return func(b []byte) []byte { put(b, at, v); return b }
@@ -47,6 +43,14 @@ func TestDecodeHostile(t *testing.T) {
 			put(b, atMin, low)
 			put(b, atAvg, avg)
 			put(b, atMax, high)
+			return b
+		}
+	}
+	ends := func(ends ...uint64) change {
+		return func(b []byte) []byte {
+			for i, end := range ends {
+				put(b, atEntries+40*i, end)
+			}
 			return b
 		}
 	}
@@ -80,16 +84,18 @@ func TestDecodeHostile(t *testing.T) {
 		{"min 2^64-16", sizes(1<<64-16, 64, 256)},
 		{"all 2^64-1", sizes(math.MaxUint64, math.MaxUint64, math.MaxUint64)},
 
-		{"first end zero", word(atEntries, 0)},
-		{"end zero in the middle", func(b []byte) []byte { putEnd(b, 1, 0); return b }},
-		{"ends equal", func(b []byte) []byte { putEnd(b, 1, end(b, 0)); return b }},
-		{"ends decreasing", func(b []byte) []byte { putEnd(b, 2, end(b, 1)-1); return b }},
-		{"first chunk one too long", word(atEntries, 257)},
-		{"last chunk one too long", func(b []byte) []byte { putEnd(b, 2, end(b, 1)+257); return b }},
-		{"end 2^63-1", func(b []byte) []byte { putEnd(b, 2, math.MaxInt64); return b }},
-		{"end 2^63", func(b []byte) []byte { putEnd(b, 2, 1<<63); return b }},
-		{"end 2^64-1", func(b []byte) []byte { putEnd(b, 2, math.MaxUint64); return b }},
-		{"end with the sign bit", func(b []byte) []byte { putEnd(b, 2, 1<<63|end(b, 2)); return b }},
+		{"first end zero", ends(0)},
+		{"end zero in the middle", ends(10, 0)},
+		{"ends equal", ends(10, 10, 30)},
+		{"last ends equal", ends(10, 20, 20)},
+		{"ends decreasing", ends(10, 20, 19)},
+		{"first chunk one too long", ends(257, 258, 259)},
+		{"last chunk one too long", ends(10, 20, 277)},
+		{"end 2^32+30", ends(10, 20, 1<<32+30)},
+		{"end 2^63-1", ends(10, 20, math.MaxInt64)},
+		{"end 2^63", ends(10, 20, 1<<63)},
+		{"end 2^64-1", ends(10, 20, math.MaxUint64)},
+		{"end with the sign bit", ends(10, 20, 1<<63|30)},
 
 		{"tail: second word", word(atTail+8, 1)},
 		{"tail: index one off", word(atTail+16, 49)},

@@ -98,6 +98,9 @@ func TestWriterRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if got := w.Header(); got != small {
+		t.Errorf("Header() = %v, want %v", got, small)
+	}
 	for i, e := range x.Entries {
 		if got, want := w.Root(), naiveRoot(&index.Index{Header: small, Entries: x.Entries[:i]}); got != want {
 			t.Fatalf("root before entry %d: got %v, want %v", i, got, want)
@@ -168,7 +171,7 @@ type fileVector struct {
 
 func TestMerkleVectors(t *testing.T) {
 	got := merkleVectors{
-		Rule: "Roots of indexes of a blob with n chunks, defined in docs/formats.md. " +
+		Rule: "Roots of indexes with n entries, defined in docs/formats.md. The features are those of a blob with that digest. " +
 			"The ID of entry i = 0, 1, … is the SHA-256 of i as 8 bytes, little-endian, whatever the digest; " +
 			"its length is 1 + 7919·i mod max.",
 	}

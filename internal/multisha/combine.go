@@ -35,8 +35,11 @@ var requests = sync.Pool{New: func() any { return &request{turn: make(chan bool,
 
 func (c *combiner) sum(m []byte) [32]byte {
 	r := requests.Get().(*request)
-	defer requests.Put(r)
 	r.message = m
+	defer func() {
+		r.message = nil
+		requests.Put(r)
+	}()
 	c.mu.Lock()
 	if c.serving < max(1, runtime.GOMAXPROCS(0)/4) { // with few serving, many share
 		c.serving++
