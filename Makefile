@@ -16,9 +16,7 @@ test-setup:
 	./.ci/setup
 
 test: test-setup
-	$(GO) test ./...
-	$(GO) test -tags purego ./chunker ./internal/multisha
-	$(GO) test -race -short ./...
+	./.ci/test
 
 check:
 	STATICCHECK=$(STATICCHECK) GOVULNCHECK=$(GOVULNCHECK) ./.ci/check

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"math/rand"
+	chacha "math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,7 +31,7 @@ var (
 // noise returns n bytes that are random and the same for the same seed.
 func noise(seed int64, n int) []byte {
 	b := make([]byte, n)
-	rand.New(rand.NewSource(seed)).Read(b)
+	chacha.NewChaCha8([32]byte{0: byte(seed), 1: byte(seed >> 8), 2: byte(seed >> 16), 3: byte(seed >> 24)}).Read(b)
 	return b
 }
 

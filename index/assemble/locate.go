@@ -22,8 +22,8 @@ import (
 // First it looks at the places where the index has them: what is equal costs
 // one digest, and a stretch that turns out different is given up quickly. Then
 // it cuts what is left with the chunk sizes of the index, which finds what has
-// moved. In the destination it looks a last time where the first look gave up,
-// so that everything that is right is kept.
+// moved. In the destination it looks a last time where the first look gave up and
+// nothing was found, so that what is right is kept.
 type locator struct {
 	*Plan
 	workers  int

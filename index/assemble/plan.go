@@ -86,7 +86,9 @@ type PlanOptions struct {
 	Seeds    []Seed                  // in order of preference
 	Progress func(done, total int64) // of the bytes looked through
 
-	old bool // see whether the first seed is the content as it stands, even if nothing is missing
+	// The first seed is the file that is to be replaced: if it is the content as
+	// it stands, all of it is kept.
+	old bool
 }
 
 // NewPlan looks at the destination and the seeds and plans how to assemble x.
@@ -140,7 +142,17 @@ func NewPlan(ctx context.Context, x *index.Index, o *PlanOptions) (*Plan, error)
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
+	if o.old && p.whole == 0 {
+		p.keepAll()
+	}
 	return p, nil
+}
+
+func (p *Plan) keepAll() {
+	p.keep = bitset.New(len(p.Index.Entries))
+	for i := range p.Index.Entries {
+		p.keep.Add(i)
+	}
 }
 
 // checkLengths returns an error if entries of one chunk differ in length. A file

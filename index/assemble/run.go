@@ -160,6 +160,9 @@ func (r *runner) zeros(ctx context.Context) error {
 
 // makeZero punches a hole, or writes zeros where that is not possible.
 func (r *runner) makeZero(from, to int64) error {
+	if to <= from {
+		return nil
+	}
 	whole := span{from, to}
 	if r.dst.Fixed { // devices punch whole blocks only
 		whole = whole.within(sparse.Block)
@@ -326,7 +329,10 @@ func (r *runner) follows(i int) bool {
 func (r *runner) do(ctx context.Context, t task) error {
 	var shared span
 	if t.source == Copy {
-		shared = r.share(t)
+		var err error
+		if shared, err = r.share(t); err != nil {
+			return err
+		}
 	}
 	for i := t.from; i < t.to; i++ {
 		if ctx.Err() != nil {
@@ -347,24 +353,33 @@ func (r *runner) do(ctx context.Context, t task) error {
 
 // share lets the destination share the storage of a run of seed chunks, as far
 // as whole blocks go, and returns the range of the destination that does.
-func (r *runner) share(t task) span {
+func (r *runner) share(t task) (span, error) {
 	o := r.from[t.from]
 	if r.block == 0 || r.cold[o.seed-1].Load() || r.source(t.from, t.from) != Copy {
-		return span{}
+		return span{}, nil
 	}
 	start := r.Index.Start(t.from)
 	if (start-o.off)%r.block != 0 {
-		return span{}
+		return span{}, nil
 	}
 	s := span{start, r.Index.Start(t.to)}.within(r.block)
 	if s.len() <= 0 {
-		return span{}
+		return span{}, nil
 	}
 	if err := reflink.Clone(r.dst.File, s.from, r.seeds[o.seed-1].File, s.from-start+o.off, s.len()); err != nil {
 		r.cold[o.seed-1].Store(true)
-		return span{}
+		return span{}, r.unshare(s) // it may have come some way
 	}
-	return s
+	return s, nil
+}
+
+// unshare takes back what was shared with a seed, as far as it matters: in a
+// fresh file zeros are not written.
+func (r *runner) unshare(s span) error {
+	if !r.dst.Fresh {
+		return nil
+	}
+	return r.makeZero(s.from, s.to)
 }
 
 // copy brings the chunk with first entry i from its seed to all its places. As
@@ -382,10 +397,8 @@ func (r *runner) copy(ctx context.Context, i int, shared span) error {
 	head, tail := int(in.from-start), int(in.to-start) // of b, around what is shared
 	if err := r.read(b, head, tail, i); err != nil || x.Digest().Sum(b) != x.Entries[i].ID {
 		r.change()
-		if in.len() > 0 { // take back what was shared: in a fresh file, writing relies on holes
-			if err := r.makeZero(in.from, in.to); err != nil {
-				return err
-			}
+		if err := r.unshare(in); err != nil {
+			return err
 		}
 		return r.fetch(ctx, i, Copy)
 	}

@@ -28,7 +28,7 @@ type table struct {
 func newTable(entries []index.Entry) *table {
 	t := &table{
 		entries: entries,
-		slots:   make([]uint32, 1<<bits.Len(uint(2*len(entries)))),
+		slots:   make([]uint32, 1<<bits.Len(uint(max(2*len(entries), 1)-1))), // half full at most
 		next:    make([]uint32, len(entries)),
 		later:   bitset.New(len(entries)),
 	}

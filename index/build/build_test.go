@@ -597,7 +597,11 @@ func TestCancel(t *testing.T) {
 	data := noise(3*mib + 100)
 	for _, c := range cancelling {
 		t.Run(c.name, func(t *testing.T) {
-			steps := 1
+			w, _ := writer(t, header(chunker.DefaultParams, chunker.BLAKE3))
+			steps, err := c.run(nil, -1, w, t.Context(), data)
+			if err != nil || steps == 0 {
+				t.Fatalf("not cancelled: got %d steps, error %v", steps, err)
+			}
 			for k := 0; k <= steps; k++ {
 				ctx, cancel := context.WithCancelCause(t.Context())
 				stop := func() { cancel(errStop) }
@@ -605,17 +609,8 @@ func TestCancel(t *testing.T) {
 					stop()
 				}
 				w, _ := writer(t, header(chunker.DefaultParams, chunker.BLAKE3))
-				n, err := c.run(stop, k, w, ctx, data)
-				if !errors.Is(err, errStop) {
+				if _, err := c.run(stop, k, w, ctx, data); !errors.Is(err, errStop) {
 					t.Fatalf("cancelled at step %d: got error %v, want %v", k, err, errStop)
-				}
-				if k == 0 {
-					// How many there are without a cancel.
-					w, _ := writer(t, header(chunker.DefaultParams, chunker.BLAKE3))
-					if n, err = c.run(nil, -1, w, t.Context(), data); err != nil || n == 0 {
-						t.Fatalf("got %d steps, error %v", n, err)
-					}
-					steps = n
 				}
 			}
 		})

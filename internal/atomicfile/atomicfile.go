@@ -7,6 +7,7 @@
 package atomicfile
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -79,12 +80,18 @@ func resolve(path string) (string, error) {
 		}
 		return path, nil
 	}
-	return real, err
+	if err != nil {
+		if pe, ok := errors.AsType[*fs.PathError](err); ok {
+			err = pe.Err
+		}
+		return "", &fs.PathError{Op: "create", Path: path, Err: err}
+	}
+	return real, nil
 }
 
 // Commit makes the file appear under its name. With sync, its content and its
 // name have reached the disk when Commit returns. After an error the old file,
-// if any, is still in place.
+// if any, is still in place, unless it is only the name that may not be on disk.
 func (f *File) Commit(sync bool) error {
 	err := f.commit(sync)
 	if err != nil {
@@ -108,15 +115,14 @@ func (f *File) commit(sync bool) error {
 		return err
 	}
 	f.tmp = ""
+	var err error
 	if sync {
-		if err := SyncDir(filepath.Dir(f.path)); err != nil {
-			return err
-		}
+		err = SyncDir(filepath.Dir(f.path))
 	}
-	if closeBeforeRename {
-		return nil
+	if !closeBeforeRename {
+		err = cmp.Or(err, f.Close())
 	}
-	return f.Close()
+	return err
 }
 
 // Abort removes the temporary file. It does nothing after Commit.

@@ -62,6 +62,9 @@ func fillCache(ctx context.Context, a *app, f sources, loc string) error {
 	sum, err := store.Copy(ctx, dst, src, ids, x.Digest(), x.Params.Max, 4*runtime.GOMAXPROCS(0), func(c store.Copied) {
 		a.meter.Update(int64(c.Present+c.Copied)*avg, size, nil)
 	})
+	if err == nil {
+		a.meter.Update(size, size, nil) // the average was near it
+	}
 	a.meter.End()
 	if err != nil {
 		return err

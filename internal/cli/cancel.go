@@ -65,27 +65,25 @@ func (c *cancellableReader) Read(b []byte) (int, error) {
 
 // cancelWriter is cancelReader for writing. What has been written when ctx ends
 // is the beginning of what was to be.
-func cancelWriter(ctx context.Context, w io.Writer) io.Writer {
+func cancelWriter(ctx context.Context, w io.Writer) *cancellableWriter {
 	return &cancellableWriter{ctx: ctx, w: w}
 }
 
 type cancellableWriter struct {
 	ctx context.Context
 	w   io.Writer
-	buf []byte
+	buf []byte // belongs to an abandoned write if there is an err
+	err error  // sticky; set by Write
 }
 
 func (c *cancellableWriter) Write(b []byte) (n int, err error) {
-	for n < len(b) && err == nil {
-		if c.ctx.Err() != nil { // buf may belong to an abandoned write
-			return n, context.Cause(c.ctx)
-		}
+	for n < len(b) && c.err == nil {
 		c.buf = append(c.buf[:0], b[n:min(len(b), n+piece)]...)
 		var m int
-		m, err = await(c.ctx, func() (int, error) { return c.w.Write(c.buf) })
+		m, c.err = await(c.ctx, func() (int, error) { return c.w.Write(c.buf) })
 		n += m
 	}
-	return n, err
+	return n, c.err
 }
 
 // open opens a file that may be a named pipe.

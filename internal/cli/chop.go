@@ -30,6 +30,9 @@ that was made elsewhere. FILE must be what INDEX describes.`,
 		Example: "  castor chop -s /srv/store.castr v1.caibx disk.img",
 		Args:    exactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkLevel(level); err != nil {
+				return err
+			}
 			loc := name
 			if loc == "" {
 				loc = a.storeFor(args[0])

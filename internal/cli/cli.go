@@ -53,7 +53,8 @@ func Main(args []string, sys Sys) int {
 			sys.Exit((&signalError{s}).code())
 		}
 	}()
-	sys.Stdout = cancelWriter(ctx, sys.Stdout)
+	stdout := cancelWriter(ctx, sys.Stdout)
+	sys.Stdout = stdout
 	a := &app{Sys: sys, ctx: ctx}
 	root := newRoot(a)
 	root.SetArgs(args)
@@ -62,6 +63,9 @@ func Main(args []string, sys Sys) int {
 	root.SetErr(sys.Stderr)
 	err := root.ExecuteContext(ctx)
 	a.meter.End()
+	if err == nil {
+		err = stdout.err // whoever wrote it may not have looked
+	}
 	if err == nil {
 		return exitOK
 	}
@@ -170,10 +174,13 @@ casync and desync read what castor writes; castor always reads theirs.`,
 	if help, _, err := root.Find([]string{"help"}); err == nil {
 		help.Args = func(_ *cobra.Command, args []string) error { // else cobra helps with castor itself
 			cmd, rest, err := root.Find(args)
-			if err == nil && len(rest) > 0 {
-				err = noArgs(cmd, rest)
+			switch {
+			case err != nil || len(rest) == 0:
+				return err
+			case cmd == root:
+				return noArgs(root, rest)
 			}
-			return err
+			return usagef("%s has no command %q", cmd.CommandPath(), rest[0])
 		}
 	}
 	return root

@@ -171,7 +171,7 @@ func (d *demo) generate() error {
 	r := rand.New(rand.NewPCG(1, 2))
 	v1 := make([]byte, 0, d.size)
 	for len(v1) < d.size {
-		n := min(d.size-len(v1), 1<<20+r.IntN(3<<20))
+		n := min(d.size-len(v1), d.size/64+r.IntN(3*d.size/64))
 		switch r.IntN(4) {
 		case 0:
 			v1 = append(v1, make([]byte, n)...)

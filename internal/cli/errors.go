@@ -36,7 +36,12 @@ func usagef(format string, args ...any) error {
 // signalError says that a signal ended the run.
 type signalError struct{ sig os.Signal }
 
-func (e *signalError) Error() string { return "interrupted by " + e.sig.String() }
+func (e *signalError) Error() string {
+	if e.sig == os.Interrupt {
+		return "interrupted"
+	}
+	return "ended by a signal: " + e.sig.String()
+}
 
 func (e *signalError) code() int {
 	if s, ok := e.sig.(syscall.Signal); ok {

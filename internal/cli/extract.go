@@ -105,6 +105,7 @@ func (f *extractFlags) run(ctx context.Context, a *app, indexLoc, dest string) e
 	} else {
 		stats, err = assemble.File(ctx, x, dest, src, o)
 	}
+	a.meter.Update(stats.Done(), x.Size(), bySource(stats))
 	a.meter.End()
 	if err != nil {
 		if _, serr := os.Stat(filepath.Dir(dest)); errors.Is(serr, fs.ErrNotExist) {
@@ -150,13 +151,18 @@ func (f *extractFlags) toStream(ctx context.Context, x *index.Index, w *streamOu
 func (a *app) extracting(x *index.Index) func(assemble.Stats) {
 	return func(s assemble.Stats) {
 		if a.meter.Due() {
-			from := map[string]int64{}
-			for i, part := range s.By {
-				from[assemble.Source(i).String()] = part.Bytes
-			}
-			a.meter.Update(s.Done(), x.Size(), from)
+			a.meter.Update(s.Done(), x.Size(), bySource(s))
 		}
 	}
+}
+
+// bySource returns the bytes of content by where they came from.
+func bySource(s assemble.Stats) map[string]int64 {
+	from := map[string]int64{}
+	for i, part := range s.By {
+		from[assemble.Source(i).String()] = part.Bytes
+	}
+	return from
 }
 
 // extractReport is the JSON form of what extract did.

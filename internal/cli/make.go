@@ -122,14 +122,21 @@ func (f *makeFlags) openStore(a *app, indexLoc string) (*dir.Store, error) {
 		}
 		return nil, nil
 	}
-	if f.level < 1 || f.level > 22 {
-		return nil, usagef("--compression-level %d: want 1 to 22", f.level)
+	if err := checkLevel(f.level); err != nil {
+		return nil, err
 	}
 	name := f.store
 	if name == "" {
 		name = a.storeFor(indexLoc)
 	}
 	return location.Store(name, &dir.Options{Create: true, Level: f.level, Plain: f.plain, Durable: !f.noSync})
+}
+
+func checkLevel(level int) error {
+	if level < 1 || level > 22 {
+		return usagef("--compression-level %d: want 1 to 22", level)
+	}
+	return nil
 }
 
 // makeReport is the JSON form of what make did.
@@ -228,7 +235,7 @@ func openSource(ctx context.Context, a *app, name string) (*source, error) {
 	case mode.IsDir():
 		f.Close()
 		return nil, fmt.Errorf("%s is a directory: this version cuts files and block devices", name)
-	case mode.IsRegular(), mode&fs.ModeDevice != 0 && mode&fs.ModeCharDevice == 0:
+	case mode.IsRegular(), isBlockDevice(mode):
 		size, err := f.Seek(0, io.SeekEnd)
 		if err != nil {
 			f.Close()

@@ -86,6 +86,9 @@ func (s *sources) openSeeds() ([]assemble.Seed, error) {
 			return nil, fmt.Errorf("seed %w", err)
 		}
 		if !fi.IsDir() {
+			if !fi.Mode().IsRegular() && !isBlockDevice(fi.Mode()) {
+				return nil, fmt.Errorf("seed %s: is neither a file nor a block device", name)
+			}
 			seed, err := s.openSeed(name)
 			if err != nil {
 				return nil, fmt.Errorf("seed %w", err)
@@ -115,6 +118,8 @@ func (s *sources) openSeeds() ([]assemble.Seed, error) {
 	}
 	return seeds, nil
 }
+
+func isBlockDevice(m fs.FileMode) bool { return m&fs.ModeDevice != 0 && m&fs.ModeCharDevice == 0 }
 
 func isIndex(path string) bool {
 	return strings.HasSuffix(path, ".caibx") || strings.HasSuffix(path, ".caidx")

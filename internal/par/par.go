@@ -24,18 +24,18 @@ type slot[T any] struct {
 	done chan error
 }
 
-// NewOrdered starts workers goroutines that call work. The first error of work
-// or emit, or the end of ctx, cancels the context that work is given and ends
-// everything; items that are then on the way are not emitted. Up to depth items
-// are on the way at once. The caller must call Wait.
+// NewOrdered starts workers goroutines, at least one, that call work. The first
+// error of work or emit, or the end of ctx, cancels the context that work is given
+// and ends everything; items that are then on the way are not emitted. Up to depth
+// items are on the way at once. The caller must call Wait.
 func NewOrdered[T any](ctx context.Context, workers, depth int, work func(context.Context, *T) error, emit func(*T) error) *Ordered[T] {
 	o := &Ordered[T]{
 		jobs:  make(chan *slot[T]),
-		order: make(chan *slot[T], max(depth-workers, 0)),
+		order: make(chan *slot[T], max(depth-1, 0)), // one more is being waited for
 		done:  make(chan struct{}),
 	}
 	o.ctx, o.cancel = context.WithCancelCause(ctx)
-	for range workers {
+	for range max(workers, 1) {
 		o.wg.Go(func() {
 			for s := range o.jobs {
 				if o.ctx.Err() != nil {
@@ -97,14 +97,14 @@ func (o *Ordered[T]) Wait() error {
 	return nil
 }
 
-// Each calls work(i) for i = 0 … n-1 on several goroutines. It returns the first
-// error, else the cause of ctx.
+// Each calls work(i) for i = 0 … n-1 on up to workers goroutines, at least one. It
+// returns the first error, else the cause of ctx.
 func Each(ctx context.Context, workers, n int, work func(ctx context.Context, i int) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(context.Canceled)
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range min(workers, n) {
+	for range min(max(workers, 1), n) {
 		wg.Go(func() {
 			for {
 				i := int(next.Add(1)) - 1

@@ -50,7 +50,7 @@ func Size(n int64) string {
 	return fmt.Sprintf("%.*f %ciB", prec, f, "KMGTPE"[i])
 }
 
-// Duration writes a time with two to three digits: "1.25 s", "3m05s".
+// Duration writes a time for people: "250 ms", "1.25 s", "3m5s".
 func Duration(d time.Duration) string {
 	switch {
 	case d < time.Second:

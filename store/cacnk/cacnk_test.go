@@ -288,12 +288,28 @@ func TestTrailing(t *testing.T) {
 	}
 }
 
-// TestLeading puts what zstd would skip before the stream.
-func TestLeading(t *testing.T) {
+// TestSkippable puts what zstd passes over before the stream, or in its place.
+func TestSkippable(t *testing.T) {
 	z := forms(t, []byte("content"))["zstd"]
-	got, err := cacnk.Zstd.Decode(nil, append([]byte{0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 'x'}, z...), 100)
-	if err == nil {
-		t.Errorf("a skippable frame before the stream: %q and no error", got)
+	for _, skip := range []string{"\x50\x2a\x4d\x18\x01\x00\x00\x00x", "\x5f\x2a\x4d\x18\x03\x00\x00\x00\x01\x00\x00"} {
+		for _, b := range [][]byte{[]byte(skip), append([]byte(skip), z...)} {
+			if got, err := cacnk.Zstd.Decode(nil, b, 100); err == nil {
+				t.Errorf("%x: %q and no error", b, got)
+			}
+		}
+	}
+}
+
+// TestXZTail changes what follows the content, but for its check sum.
+func TestXZTail(t *testing.T) {
+	z := forms(t, storetest.Chunk(1, 5000).Data)["xz"]
+	const tail = 12 + 4 + 8 // footer; index: check sum; two numbers of two bytes and more
+	for i := len(z) - tail; i < len(z); i++ {
+		b := bytes.Clone(z)
+		b[i] ^= 0x10
+		if got, err := cacnk.XZ.Decode(nil, b, 5000); err == nil {
+			t.Errorf("byte %d of %d changed: %d bytes and no error", i, len(z), len(got))
+		}
 	}
 }
 

@@ -39,6 +39,7 @@ type batch struct {
 func (b *batch) add(ctx context.Context, p pending) error {
 	b.mu.Lock()
 	b.list = append(b.list, p)
+	b.s.batched(p.id)
 	b.bytes += p.size
 	full := b.bytes >= batchBytes || len(b.list) >= batchChunks
 	err := b.err

@@ -63,22 +63,29 @@ type Store struct {
 	batch batch
 
 	mu      sync.Mutex
-	writing map[chunker.ID]bool // guarded by mu: chunks that this process is writing or has in the batch
+	writing map[chunker.ID]*writing // guarded by mu: chunks that this process is writing or has in the batch
+}
+
+// writing is the state of a chunk that is not in place yet.
+type writing struct {
+	batched bool          // written, and waits in the batch; guarded by Store.mu
+	done    chan struct{} // closed when it is batched, published or given up
 }
 
 var (
-	_ store.Store    = (*Store)(nil)
-	_ store.Adder    = (*Store)(nil)
-	_ store.Syncer   = (*Store)(nil)
-	_ store.Replacer = (*Store)(nil)
-	_ store.Lister   = (*Store)(nil)
-	_ store.Sizer    = (*Store)(nil)
-	_ store.Remover  = (*Store)(nil)
+	_ store.Store     = (*Store)(nil)
+	_ store.Adder     = (*Store)(nil)
+	_ store.Syncer    = (*Store)(nil)
+	_ store.Replacer  = (*Store)(nil)
+	_ store.Lister    = (*Store)(nil)
+	_ store.Sizer     = (*Store)(nil)
+	_ store.Remover   = (*Store)(nil)
+	_ store.SetAsider = (*Store)(nil)
 )
 
 // Open returns the store in directory path.
 func Open(path string, o *Options) (*Store, error) {
-	s := &Store{path: filepath.Clean(path), writing: map[chunker.ID]bool{}}
+	s := &Store{path: filepath.Clean(path), writing: map[chunker.ID]*writing{}}
 	if o != nil {
 		s.o = *o
 	}
@@ -206,14 +213,16 @@ const refreshAfter = 30 * time.Minute
 
 // Has reports whether the store has the chunk, and keeps that from garbage
 // collection for its grace period: the modification time is the time of last
-// use, where the file may be changed.
+// use, where the file may be changed. It waits for another goroutine that is
+// writing the chunk.
 func (s *Store) Has(ctx context.Context, id chunker.ID) (bool, error) {
-	if ctx.Err() != nil {
-		return false, context.Cause(ctx)
+	if batched, err := s.await(ctx, id); batched || err != nil {
+		return batched, err
 	}
-	if s.isWriting(id) {
-		return true, nil
-	}
+	return s.has(id)
+}
+
+func (s *Store) has(id chunker.ID) (bool, error) {
 	name, fi, err := s.find(id)
 	if store.Missing(err) {
 		return false, nil
@@ -223,8 +232,14 @@ func (s *Store) Has(ctx context.Context, id chunker.ID) (bool, error) {
 	}
 	if time.Since(fi.ModTime()) > refreshAfter {
 		// A file that vanishes meanwhile was collected, so the chunk is not
-		// here. Other failures mean that the store is not ours to change.
-		if err := os.Chtimes(name, time.Time{}, time.Now()); errors.Is(err, fs.ErrNotExist) {
+		// here. Its name may even go between the system's looking it up and
+		// changing the time, which succeeds; so look again. Other failures mean
+		// that the store is not ours to change.
+		err := os.Chtimes(name, time.Time{}, time.Now())
+		if err == nil {
+			_, err = os.Lstat(name)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
 			return false, nil
 		}
 	}
@@ -238,10 +253,14 @@ func (s *Store) Put(ctx context.Context, c store.Chunk) error {
 	return err
 }
 
-// Add is Put and tells whether the chunk was new. A chunk that another goroutine
-// is writing counts as present, before it is.
+// Add is Put and tells whether the chunk was new. It waits for another goroutine
+// that is writing the chunk.
 func (s *Store) Add(ctx context.Context, c store.Chunk) (store.Added, error) {
-	if has, err := s.Has(ctx, c.ID); has || err != nil {
+	if mine, err := s.claim(ctx, c.ID); !mine {
+		return store.Added{}, err
+	}
+	if has, err := s.has(c.ID); has || err != nil {
+		s.doneWriting(c.ID)
 		return store.Added{}, err
 	}
 	return s.write(ctx, c)
@@ -249,7 +268,11 @@ func (s *Store) Add(ctx context.Context, c store.Chunk) (store.Added, error) {
 
 // Replace writes the chunk over what may be there.
 func (s *Store) Replace(ctx context.Context, c store.Chunk) error {
-	if _, err := s.write(ctx, c); err != nil {
+	mine, err := s.claim(ctx, c.ID)
+	if mine {
+		_, err = s.write(ctx, c)
+	}
+	if err != nil {
 		return err
 	}
 	other := compressed
@@ -270,36 +293,40 @@ func (s *Store) suffix(c store.Chunk) string {
 	return compressed
 }
 
+// write writes the chunk, which the caller has claimed.
 func (s *Store) write(ctx context.Context, c store.Chunk) (store.Added, error) {
-	if ctx.Err() != nil {
-		return store.Added{}, context.Cause(ctx)
+	p, err := s.writeTemporary(c)
+	if err != nil {
+		s.doneWriting(c.ID)
+		return store.Added{}, err
 	}
-	if !s.startWriting(c.ID) {
-		return store.Added{}, nil
+	if s.o.Durable {
+		err = s.batch.add(ctx, p)
+	} else {
+		err = s.publish(p)
 	}
+	if err != nil {
+		return store.Added{}, err
+	}
+	return store.Added{New: true, Stored: p.size}, nil
+}
+
+func (s *Store) writeTemporary(c store.Chunk) (pending, error) {
 	data := c.Data
 	if c.Codec == nil && !s.o.Plain {
 		enc, err := s.encoder()
 		if err != nil {
-			s.doneWriting(c.ID)
-			return store.Added{}, err
+			return pending{}, err
 		}
 		buf := bufpool.Get(cacnk.MaxEncoded(len(data)))
 		defer bufpool.Put(buf)
 		data = enc.Encode(buf[:0], data)
 	}
-	name := s.name(c.ID, s.suffix(c))
 	tmp := fmt.Sprintf("%s.%016x%s", s.name(c.ID, ""), rand.Uint64(), temporary)
 	if err := s.writeFile(tmp, data); err != nil {
-		s.doneWriting(c.ID)
-		return store.Added{}, s.fail("put", tmp, c.ID, err)
+		return pending{}, s.fail("put", tmp, c.ID, err)
 	}
-	added := store.Added{New: true, Stored: int64(len(data))}
-	p := pending{id: c.ID, tmp: tmp, name: name, size: added.Stored}
-	if s.o.Durable {
-		return added, s.batch.add(ctx, p)
-	}
-	return added, s.publish(p)
+	return pending{id: c.ID, tmp: tmp, name: s.name(c.ID, s.suffix(c)), size: int64(len(data))}, nil
 }
 
 // publish gives a chunk its name.
@@ -346,24 +373,61 @@ func (s *Store) makePrefix(dir string) error {
 	return nil
 }
 
-func (s *Store) startWriting(id chunker.ID) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.writing[id] {
-		return false
+// await waits while another goroutine is writing the chunk, and reports whether
+// the batch has it then.
+func (s *Store) await(ctx context.Context, id chunker.ID) (batched bool, err error) {
+	for {
+		if ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+		s.mu.Lock()
+		w := s.writing[id]
+		batched := w != nil && w.batched
+		s.mu.Unlock()
+		if w == nil || batched {
+			return batched, nil
+		}
+		select {
+		case <-w.done:
+		case <-ctx.Done():
+		}
 	}
-	s.writing[id] = true
-	return true
 }
 
-func (s *Store) isWriting(id chunker.ID) bool {
+// claim makes the caller the one that writes the chunk, unless the batch has it.
+// It ends with doneWriting or batched.
+func (s *Store) claim(ctx context.Context, id chunker.ID) (bool, error) {
+	for {
+		if batched, err := s.await(ctx, id); batched || err != nil {
+			return false, err
+		}
+		s.mu.Lock()
+		free := s.writing[id] == nil
+		if free {
+			s.writing[id] = &writing{done: make(chan struct{})}
+		}
+		s.mu.Unlock()
+		if free {
+			return true, nil
+		}
+	}
+}
+
+// batched notes that the batch has the chunk.
+func (s *Store) batched(id chunker.ID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.writing[id]
+	w := s.writing[id]
+	w.batched = true
+	close(w.done)
 }
 
+// doneWriting notes that the chunk is in place, or given up.
 func (s *Store) doneWriting(id chunker.ID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if w := s.writing[id]; !w.batched {
+		close(w.done)
+	}
 	delete(s.writing, id)
 }

@@ -46,15 +46,11 @@ func chunkFile(dir, name string) (chunker.ID, bool) {
 
 // walk calls each for the entries of every prefix directory.
 func (s *Store) walk(ctx context.Context, each func(dir string, e fs.DirEntry) error) error {
-	prefixes, err := os.ReadDir(s.path)
+	dirs, err := s.prefixes()
 	if err != nil {
 		return err
 	}
-	for _, p := range prefixes {
-		if !p.IsDir() || len(p.Name()) != 4 || strings.Trim(p.Name(), "0123456789abcdef") != "" {
-			continue
-		}
-		dir := filepath.Join(s.path, p.Name())
+	for _, dir := range dirs {
 		entries, err := os.ReadDir(dir)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -72,6 +68,21 @@ func (s *Store) walk(ctx context.Context, each func(dir string, e fs.DirEntry) e
 		}
 	}
 	return nil
+}
+
+// prefixes returns the directories that chunks may be in.
+func (s *Store) prefixes() ([]string, error) {
+	entries, err := os.ReadDir(s.path)
+	if errors.Is(err, fs.ErrNotExist) && s.o.Create {
+		return nil, nil // nothing was ever put
+	}
+	var dirs []string
+	for _, e := range entries {
+		if e.IsDir() && len(e.Name()) == 4 && strings.Trim(e.Name(), "0123456789abcdef") == "" {
+			dirs = append(dirs, filepath.Join(s.path, e.Name()))
+		}
+	}
+	return dirs, err
 }
 
 // Remove deletes the chunk unless it has been used since. A make that runs at
@@ -95,26 +106,32 @@ func (s *Store) Remove(_ context.Context, id chunker.ID, since time.Time) (bool,
 		} else if err != nil {
 			return removed, s.fail("remove", name, id, err)
 		}
-		kept, err := finishRemoval(gone, name, since)
+		did, err := finishRemoval(gone, name, since, false)
 		if err != nil {
 			return removed, s.fail("remove", name, id, err)
 		}
-		removed = removed || !kept
+		removed = removed || did
 	}
 	return removed, nil
 }
 
 // finishRemoval deletes the file gone, or gives it its name back if it has been
-// used since.
-func finishRemoval(gone, name string, since time.Time) (kept bool, err error) {
+// used since. It reports whether it did, or with dryRun would, delete the file.
+func finishRemoval(gone, name string, since time.Time, dryRun bool) (removed bool, err error) {
 	fi, err := os.Lstat(gone)
-	if err != nil {
-		return false, err
+	switch {
+	case err != nil:
+	case !fi.ModTime().After(since):
+		if removed = true; !dryRun {
+			err = os.Remove(gone)
+		}
+	case !dryRun:
+		err = os.Rename(gone, name)
 	}
-	if fi.ModTime().After(since) {
-		return true, os.Rename(gone, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // another collection has finished it
 	}
-	return false, os.Remove(gone)
+	return removed, err
 }
 
 // Sweep removes what killed runs left behind and nobody has touched since:
@@ -124,9 +141,9 @@ func (s *Store) Sweep(ctx context.Context, since time.Time, dryRun bool) (int, e
 	n := 0
 	err := s.walk(ctx, func(dir string, e fs.DirEntry) error {
 		name := filepath.Join(dir, e.Name())
-		if base, ok := strings.CutSuffix(name, leaving); ok && !dryRun {
-			kept, err := finishRemoval(name, strings.TrimSuffix(base, filepath.Ext(base)), since)
-			if !kept && err == nil {
+		if base, ok := strings.CutSuffix(name, leaving); ok {
+			removed, err := finishRemoval(name, strings.TrimSuffix(base, filepath.Ext(base)), since, dryRun)
+			if removed {
 				n++
 			}
 			return err
@@ -153,11 +170,9 @@ func (s *Store) Sweep(ctx context.Context, since time.Time, dryRun bool) (int, e
 	if err != nil || dryRun {
 		return n, err
 	}
-	prefixes, err := os.ReadDir(s.path)
-	for _, p := range prefixes {
-		if p.IsDir() && len(p.Name()) == 4 {
-			os.Remove(filepath.Join(s.path, p.Name())) // fails unless it is empty
-		}
+	dirs, err := s.prefixes()
+	for _, dir := range dirs {
+		os.Remove(dir) // fails unless it is empty
 	}
 	return n, err
 }
