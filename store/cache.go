@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync/atomic"
 
@@ -38,6 +39,8 @@ func (c *Cache) Get(ctx context.Context, id chunker.ID) (Chunk, error) {
 			return ch, nil
 		}
 		ch.Release()
+	}
+	if errors.Is(err, ErrDamaged) {
 		keep = func(ctx context.Context, ch Chunk) error { return Replace(ctx, c.Local, ch) }
 	}
 	if !Missing(err) {

@@ -58,14 +58,15 @@ func (u *Union) Get(ctx context.Context, id chunker.ID) (Chunk, error) {
 
 // StoredSize returns the size in the first source that has the chunk.
 func (u *Union) StoredSize(ctx context.Context, id chunker.ID) (int64, error) {
-	err := error(&NotFoundError{ID: id})
+	var errs []error
 	for _, s := range u.Sources {
-		var n int64
-		if n, err = StoredSize(ctx, s, id); err == nil {
+		n, err := StoredSize(ctx, s, id)
+		if err == nil {
 			return n, nil
 		}
+		errs = append(errs, err)
 	}
-	return 0, err
+	return 0, &NotFoundError{ID: id, Tried: errs}
 }
 
 // NotFoundError says that no source could deliver a chunk.

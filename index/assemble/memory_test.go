@@ -119,7 +119,7 @@ func TestMemoryRun(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	n := 0
-	_, err = p.Run(t.Context(), Target{File: f, Fresh: true}, src, &Options{Progress: func(Stats) {
+	_, err = p.Run(t.Context(), Target{File: f, Fresh: true}, src, &Options{Workers: 8, Progress: func(Stats) {
 		if n++; n%32 == 0 {
 			runtime.GC()
 			runtime.ReadMemStats(&now)

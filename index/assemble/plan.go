@@ -99,7 +99,7 @@ func NewPlan(ctx context.Context, x *index.Index, o *PlanOptions) (*Plan, error)
 	if o == nil {
 		o = &PlanOptions{}
 	}
-	if len(x.Entries) > 1<<31 {
+	if uint64(len(x.Entries)) > 1<<31 {
 		return nil, fmt.Errorf("index has %d chunks: more than can be assembled", len(x.Entries))
 	}
 	workers := o.Workers

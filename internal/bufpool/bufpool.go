@@ -19,8 +19,8 @@ func Get(n int) []byte {
 	return make([]byte, n, 1<<class)
 }
 
-// Put takes back a buffer that Get returned, at any length. The caller must not
-// use it afterwards. Buffers from elsewhere are dropped.
+// Put takes back a buffer that Get returned, at any length, or nil. The caller
+// must not use it afterwards, nor pass any other.
 func Put(b []byte) {
 	n := cap(b)
 	if n == 0 || n&(n-1) != 0 {

@@ -101,11 +101,7 @@ func (b *batch) wait(ctx context.Context) error {
 }
 
 func (s *Store) publishAll(list []pending) error {
-	names := make([]string, len(list))
-	for i, p := range list {
-		names[i] = p.tmp
-	}
-	err := syncFiles(s.path, names)
+	err := s.syncBatch()
 	for _, p := range list {
 		if err != nil {
 			os.Remove(p.tmp)
@@ -134,7 +130,7 @@ func (s *Store) Sync(ctx context.Context) error {
 		left := len(s.batch.list)
 		s.batch.mu.Unlock()
 		if left == 0 {
-			return syncTree(s.path)
+			return s.syncBatch()
 		}
 	}
 }

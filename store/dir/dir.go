@@ -130,13 +130,15 @@ func (s *Store) Get(ctx context.Context, id chunker.ID) (store.Chunk, error) {
 	}
 	name := s.name(id, compressed)
 	b, err := readFile(name)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err == errEmpty {
 		plain := s.name(id, "")
 		if b, perr := readFile(plain); perr == nil {
 			return store.Chunk{ID: id, Data: b, Loc: plain}.Lent(), nil
 		} else if !errors.Is(perr, fs.ErrNotExist) {
 			return store.Chunk{}, s.fail("get", plain, id, perr)
 		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
 		return store.Chunk{}, &store.Error{Op: "get", Loc: s.path, ID: id, Err: fs.ErrNotExist}
 	}
 	if err != nil {
@@ -154,9 +156,11 @@ func (s *Store) Get(ctx context.Context, id chunker.ID) (store.Chunk, error) {
 // uncompressed.
 const maxFile = chunker.MaxSize + chunker.MaxSize>>8 + 1024
 
+var errEmpty = fmt.Errorf("%w: empty file", store.ErrDamaged)
+
 // readFile reads a regular file into a buffer of bufpool. Anything else under a
-// chunk's name counts as absent: casync marks chunks known to be missing by a
-// symbolic link to /dev/null.
+// chunk's name counts as absent: casync marks chunks known to be
+// missing by a symbolic link to /dev/null.
 func readFile(name string) ([]byte, error) {
 	f, err := openNoFollow(name)
 	if err != nil {
@@ -169,6 +173,9 @@ func readFile(name string) ([]byte, error) {
 	}
 	if !fi.Mode().IsRegular() {
 		return nil, fs.ErrNotExist
+	}
+	if fi.Size() == 0 {
+		return nil, errEmpty
 	}
 	if fi.Size() > maxFile {
 		return nil, fmt.Errorf("%w: file of %d bytes", store.ErrDamaged, fi.Size())
@@ -207,8 +214,8 @@ func (s *Store) StoredSize(_ context.Context, id chunker.ID) (int64, error) {
 }
 
 // refreshAfter is the age from which on the use of a chunk is recorded in its
-// modification time. Garbage collection with a grace period above it never
-// removes a chunk that a running make relies on.
+// modification time. A make that ends within the grace period of a garbage
+// collection, less this, has all its chunks.
 const refreshAfter = 30 * time.Minute
 
 // Has reports whether the store has the chunk, and keeps that from garbage
@@ -219,31 +226,35 @@ func (s *Store) Has(ctx context.Context, id chunker.ID) (bool, error) {
 	if batched, err := s.await(ctx, id); batched || err != nil {
 		return batched, err
 	}
-	return s.has(id)
+	has, _, err := s.has(id)
+	return has, err
 }
 
-func (s *Store) has(id chunker.ID) (bool, error) {
+// has reports whether the chunk is there, and whether it is safe from garbage
+// collection for the grace period.
+func (s *Store) has(id chunker.ID) (has, safe bool, err error) {
 	name, fi, err := s.find(id)
 	if store.Missing(err) {
-		return false, nil
+		return false, false, nil
 	}
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
-	if time.Since(fi.ModTime()) > refreshAfter {
-		// A file that vanishes meanwhile was collected, so the chunk is not
-		// here. Its name may even go between the system's looking it up and
-		// changing the time, which succeeds; so look again. Other failures mean
-		// that the store is not ours to change.
-		err := os.Chtimes(name, time.Time{}, time.Now())
-		if err == nil {
-			_, err = os.Lstat(name)
-		}
-		if errors.Is(err, fs.ErrNotExist) {
-			return false, nil
-		}
+	if time.Since(fi.ModTime()) <= refreshAfter {
+		return true, true, nil
 	}
-	return true, nil
+	// A file that vanishes meanwhile was collected, so the chunk is not here. Its
+	// name may even go between the system's looking it up and changing the time,
+	// which succeeds; so look again. Other failures mean that the file is not ours
+	// to change.
+	err = os.Chtimes(name, time.Time{}, time.Now())
+	if err == nil {
+		_, err = os.Lstat(name)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, false, nil
+	}
+	return true, err == nil, nil
 }
 
 // Put stores the chunk. A plain chunk is compressed, a compressed one stored as
@@ -259,7 +270,9 @@ func (s *Store) Add(ctx context.Context, c store.Chunk) (store.Added, error) {
 	if mine, err := s.claim(ctx, c.ID); !mine {
 		return store.Added{}, err
 	}
-	if has, err := s.has(c.ID); has || err != nil {
+	// A file whose time of use cannot be recorded, being another user's, is
+	// written anew: else a garbage collection might not see that it is in use.
+	if _, safe, err := s.has(c.ID); safe || err != nil {
 		s.doneWriting(c.ID)
 		return store.Added{}, err
 	}
@@ -354,6 +367,9 @@ func (s *Store) writeFile(name string, data []byte) error {
 		return err
 	}
 	_, err = f.Write(data)
+	if err == nil && s.o.Durable && !batchSyncs {
+		err = f.Sync()
+	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}

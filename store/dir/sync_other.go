@@ -4,43 +4,35 @@ package dir
 
 import (
 	"os"
-	"path/filepath"
 	"runtime"
 )
 
-func openNoFollow(name string) (*os.File, error) { return os.Open(name) }
+// batchSyncs says that the bytes of written files are not made durable by
+// syncBatch: each file is synced when it is written.
+const batchSyncs = false
 
-func syncFiles(_ string, names []string) error {
-	for _, name := range names {
-		if err := syncOne(name); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// syncTree makes the names of chunks durable. Their bytes are already.
-func syncTree(dir string) error {
+// syncBatch makes the names of chunks durable.
+func (s *Store) syncBatch() error {
 	if runtime.GOOS == "windows" {
 		return nil // directories cannot be synced
 	}
-	dirs, err := filepath.Glob(filepath.Join(dir, "????"))
+	dirs, err := s.prefixes()
 	if err != nil {
 		return err
 	}
-	for _, d := range append(dirs, dir) {
-		if err := syncOne(d); err != nil && !os.IsNotExist(err) {
+	for _, name := range append(dirs, s.path) {
+		d, err := os.Open(name)
+		if os.IsNotExist(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		err = d.Sync()
+		d.Close()
+		if err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func syncOne(name string) error {
-	f, err := os.OpenFile(name, os.O_RDONLY, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
 }
