@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/internal/par"
 	"github.com/castorsync/castor/store"
 	"github.com/castorsync/castor/store/storetest"
@@ -104,6 +105,37 @@ func TestCacheDamaged(t *testing.T) {
 	}
 	if n, _ := cache.Hits(); n != 2 {
 		t.Errorf("%d hits, want 2", n)
+	}
+}
+
+// unreadable is a store that cannot even tell the form of a chunk until it is
+// replaced.
+type unreadable struct {
+	*storetest.Memory
+	replaced bool
+}
+
+func (s *unreadable) Get(ctx context.Context, id chunker.ID) (store.Chunk, error) {
+	if !s.replaced {
+		return store.Chunk{}, &store.Error{Op: "get", Loc: "a", ID: id, Err: store.ErrDamaged}
+	}
+	return s.Memory.Get(ctx, id)
+}
+
+func (s *unreadable) Replace(ctx context.Context, c store.Chunk) error {
+	s.replaced = true
+	return s.Memory.Replace(ctx, c)
+}
+
+func TestCacheUnreadable(t *testing.T) {
+	c := storetest.Chunk(1, 1000)
+	source := &storetest.Faulty{Source: memory(t, c)}
+	cache, _ := cache(&unreadable{Memory: memory(t, c)}, source)
+	for range 3 {
+		checkGet(t, cache, c)
+	}
+	if n := source.Count("get"); n != 1 {
+		t.Errorf("source asked %d times, want 1: the chunk in the cache was not replaced", n)
 	}
 }
 

@@ -139,12 +139,13 @@ func TestUnionStoredSize(t *testing.T) {
 		{"first", []store.Getter{memory(t, c), memory(t, z)}, 1000, nil},
 		{"second", []store.Getter{memory(t), memory(t, z)}, int64(len(z.Data)), nil},
 		{"missing", []store.Getter{memory(t), memory(t)}, 0, fs.ErrNotExist},
+		{"one cannot tell, one lacks it", []store.Getter{core{memory(t, c)}, memory(t)}, 0, errors.ErrUnsupported},
 		{"cannot tell", []store.Getter{core{memory(t, c)}}, 0, errors.ErrUnsupported},
 		{"one cannot tell", []store.Getter{core{memory(t, c)}, memory(t, z)}, int64(len(z.Data)), nil},
 	} {
 		u := &store.Union{Sources: tt.sources}
 		got, err := u.StoredSize(t.Context(), c.ID)
-		if got != tt.want || !errors.Is(err, tt.err) || tt.err == nil && err != nil {
+		if got != tt.want || !errors.Is(err, tt.err) || tt.err == nil && err != nil || store.Missing(err) != (tt.err == fs.ErrNotExist) {
 			t.Errorf("%s: %d, %v, want %d, %v", tt.name, got, err, tt.want, tt.err)
 		}
 	}

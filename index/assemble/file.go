@@ -63,12 +63,14 @@ func File(ctx context.Context, x *index.Index, path string, src store.Getter, o 
 
 // replace writes a new file; old is nil if there is none.
 func replace(ctx context.Context, x *index.Index, path string, old fs.FileInfo, src store.Getter, o FileOptions) (Stats, error) {
+	closeOld := func() error { return nil }
 	if old != nil {
 		f, err := os.Open(path)
 		if err != nil { // it is no seed, and can be replaced all the same
 			old = nil
 		} else {
 			defer f.Close()
+			closeOld = f.Close // before it is replaced, which some systems ask for
 			o.Seeds = append([]Seed{{File: f, Size: old.Size()}}, o.Seeds...)
 		}
 	}
@@ -97,6 +99,7 @@ func replace(ctx context.Context, x *index.Index, path string, old fs.FileInfo, 
 	if err != nil {
 		return stats, err
 	}
+	closeOld()
 	return stats, out.Commit(!o.NoSync)
 }
 

@@ -138,7 +138,7 @@ func (l *locator) stretches(ctx context.Context, work func(ctx context.Context, 
 	x := l.Index
 	n := int((x.Size() + stretch - 1) / stretch)
 	// More goroutines than CPUs, because digests share lanes.
-	return par.Each(ctx, 4*l.workers, n, func(ctx context.Context, i int) error {
+	return par.Each(ctx, par.Fit(4*l.workers, x.Params.Max, inFlight), n, func(ctx context.Context, i int) error {
 		// An entry belongs to the stretch in which it begins.
 		from, to := l.startingAt(int64(i)*stretch), l.startingAt(int64(i+1)*stretch)
 		return work(ctx, from, to)
@@ -308,26 +308,31 @@ func (l *locator) gaps(size int64, found bitset.Set) (gaps []span) {
 // order.
 func (l *locator) chunk(ctx context.Context, r io.ReaderAt, size int64, hole func(off, n int64) bool, each func(id chunker.ID, off int64, n int)) error {
 	type job struct {
-		batch *chunker.Batch
-		ids   []chunker.ID
+		batch  *chunker.Batch
+		ids    []chunker.ID
+		places []span
 	}
 	x := l.Index
 	work := func(_ context.Context, j *job) error {
 		j.ids = j.batch.IDs(x.Digest())
+		for _, p := range j.batch.Pieces {
+			j.places = append(j.places, span{p.Offset, p.Offset + int64(len(p.Data))})
+		}
+		j.batch.Release()
 		return nil
 	}
 	batches := 0
 	emit := func(j *job) error {
-		for i, p := range j.batch.Pieces {
-			each(j.ids[i], p.Offset, len(p.Data))
+		for i, s := range j.places {
+			each(j.ids[i], s.from, int(s.len()))
 		}
-		j.batch.Release()
 		if batches++; batches%64 == 0 && !l.wanting() {
 			return errEnough
 		}
 		return nil
 	}
-	q := par.NewOrdered(ctx, l.workers, 2*l.workers, work, emit)
+	workers := par.Fit(l.workers, x.Params.Max, inFlight)
+	q := par.NewOrdered(ctx, workers, 2*workers, work, emit)
 	err := chunker.Parallel(ctx, r, size, x.Params, &chunker.ParallelOptions{Workers: l.workers, Hole: hole},
 		func(b *chunker.Batch) error { return q.Submit(job{batch: b}) })
 	if werr := q.Wait(); werr != nil {

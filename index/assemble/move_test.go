@@ -84,7 +84,7 @@ func runInPlace(t *testing.T, old, new []byte, x *index.Index, src store.Getter,
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &runner{Plan: p, dst: Target{File: f}, src: src, o: (*Options)(nil).orDefault(), roundBytes: round, heldBytes: held}
+	r := &runner{Plan: p, dst: Target{File: f}, src: src, o: (*Options)(nil).orDefault(1 << 20), roundBytes: round, heldBytes: held}
 	err = r.run(t.Context())
 	got, rerr := os.ReadFile(f.Name())
 	if rerr != nil {

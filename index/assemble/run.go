@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/castorsync/castor/internal/bufpool"
+	"github.com/castorsync/castor/internal/par"
 	"github.com/castorsync/castor/internal/reflink"
 	"github.com/castorsync/castor/internal/sparse"
 	"github.com/castorsync/castor/store"
@@ -18,14 +19,18 @@ import (
 // Options are the settings of [Plan.Run] and [Plan.Stream]. The zero value and
 // nil mean the defaults.
 type Options struct {
-	Workers  int         // goroutines that copy and fetch; 0 means four for each CPU
+	Workers  int         // goroutines that copy and fetch; 0 means four for each CPU; fewer if chunks are large
 	Progress func(Stats) // called after each piece of work, from one goroutine at a time
 
 	// NoReflink copies seeds where their storage could be shared.
 	NoReflink bool
 }
 
-func (o *Options) orDefault() Options {
+// inFlight bounds the bytes of chunks that workers hold, at least one chunk each.
+const inFlight = 64 << 20
+
+// orDefault returns the options for an index whose chunks have up to size bytes.
+func (o *Options) orDefault(size int) Options {
 	var v Options
 	if o != nil {
 		v = *o
@@ -33,6 +38,7 @@ func (o *Options) orDefault() Options {
 	if v.Workers <= 0 {
 		v.Workers = 4 * runtime.GOMAXPROCS(0)
 	}
+	v.Workers = par.Fit(v.Workers, size, inFlight)
 	return v
 }
 
@@ -74,7 +80,7 @@ type Target struct {
 // be written. What dst holds then is undefined, and a plan made from it keeps
 // what is right. Run does not sync dst. It must be called only once.
 func (p *Plan) Run(ctx context.Context, dst Target, src store.Getter, o *Options) (Stats, error) {
-	r := &runner{Plan: p, dst: dst, src: src, o: o.orDefault(), roundBytes: roundBytes, heldBytes: heldBytes}
+	r := &runner{Plan: p, dst: dst, src: src, o: o.orDefault(p.Index.Params.Max), roundBytes: roundBytes, heldBytes: heldBytes}
 	err := r.run(ctx)
 	if err == nil {
 		err = context.Cause(ctx)

@@ -15,8 +15,8 @@ import (
 // made without a destination. The errors are those of [Plan.Run]; w may then have
 // got a part of the content, and never a wrong byte.
 func (p *Plan) Stream(ctx context.Context, w io.Writer, off, n int64, src store.Getter, o *Options) (Stats, error) {
-	opt := o.orDefault()
 	x := p.Index
+	opt := o.orDefault(x.Params.Max)
 	end := x.Size()
 	if n >= 0 && n < end-off {
 		end = off + n

@@ -49,13 +49,11 @@ func fillCache(ctx context.Context, a *app, f sources, loc string) error {
 	if err != nil {
 		return err
 	}
-	dst, err := location.Store(f.cache, &dir.Options{Create: true})
+	dst, err := location.Store(f.cache, &dir.Options{Create: true, Durable: true})
 	if err != nil {
 		return err
 	}
-	if src == nil {
-		src = &store.Union{} // has nothing: chunks in the cache will do
-	}
+	defer dst.Close()
 	ids, size := distinct(x)
 	a.meter.Start("cache", size)
 	avg := size / int64(max(len(ids), 1))

@@ -57,7 +57,7 @@ func (f *catFlags) run(ctx context.Context, a *app, loc string) error {
 		return err
 	}
 	defer f.close()
-	seeds, err := f.openSeeds()
+	seeds, err := f.openSeeds(a)
 	if err != nil {
 		return err
 	}

@@ -43,10 +43,11 @@ func (f *checkFlags) run(ctx context.Context, a *app, loc string) error {
 	if len(f.stores) > 0 && !f.repair {
 		return usagef("-s is for --repair: damaged chunks are replaced from there")
 	}
-	s, err := location.Store(loc, nil)
+	s, err := location.Store(loc, &dir.Options{Durable: true})
 	if err != nil {
 		return err
 	}
+	defer s.Close()
 	var others []*dir.Store
 	for _, name := range f.stores {
 		o, err := location.Store(name, nil)
@@ -78,6 +79,9 @@ func (f *checkFlags) run(ctx context.Context, a *app, loc string) error {
 		return err
 	}, func(_ int, bytes int64) { a.meter.Update(bytes, 0, nil) })
 	a.meter.End()
+	if err == nil {
+		err = s.Sync(ctx)
+	}
 	if err != nil {
 		return fmt.Errorf("check %s: %w", loc, err)
 	}

@@ -45,7 +45,7 @@ that was made elsewhere. FILE must be what INDEX describes.`,
 			return chop(cmd.Context(), a, dst, args[0], args[1])
 		},
 	}
-	cmd.Flags().StringVarP(&name, "store", "s", "", "store to put chunks into, created if need be (default: $CASTOR_STORE, else default.castr beside the index)")
+	addSink(cmd.Flags(), &name)
 	cmd.Flags().IntVar(&level, "compression-level", level, "zstd level from 1 (fast) to 22 (small)")
 	return cmd
 }

@@ -72,10 +72,11 @@ func Main(args []string, sys Sys) int {
 	if cause := context.Cause(ctx); ctx.Err() != nil && !errors.Is(err, cause) {
 		err = cause // what failed because of the signal is of no interest
 	}
-	fmt.Fprintf(sys.Stderr, "castor: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+	line := strings.ReplaceAll(err.Error(), "\n", "; ")
 	if hint := hint(err); hint != "" {
-		fmt.Fprintf(sys.Stderr, "        %s\n", hint)
+		line += "; " + hint
 	}
+	fmt.Fprintln(sys.Stderr, "castor:", line)
 	return exitCode(err)
 }
 
@@ -112,6 +113,10 @@ func (a *app) prepare() error {
 	w := a.Stderr
 	if a.meter != nil {
 		w = a.meter
+	}
+	if a.quiet {
+		a.log = slog.New(slog.DiscardHandler)
+		return nil
 	}
 	a.log = slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{ReplaceAttr: func(_ []string, at slog.Attr) slog.Attr {
 		if at.Key == slog.TimeKey {

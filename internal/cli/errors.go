@@ -79,33 +79,30 @@ func exitCode(err error) int {
 	return exitFailure
 }
 
-// chunkMissing reports whether err is about a chunk that no source has.
+// chunkMissing reports whether err is about a chunk that no source has, or none
+// has right, as opposed to sources that could not be asked.
 func chunkMissing(err error) bool {
-	if _, ok := errors.AsType[*assemble.MissingError](err); ok {
-		return true
-	}
 	if _, ok := errors.AsType[*incompleteError](err); ok {
 		return true
 	}
-	_, ok := errors.AsType[*store.NotFoundError](err)
-	return ok
+	_, needed := errors.AsType[*assemble.MissingError](err)
+	_, tried := errors.AsType[*store.NotFoundError](err)
+	return (needed || tried) && (store.Missing(err) || errors.Is(err, store.ErrDamaged))
 }
 
 // hint says what to try after err, if there is something to say.
 func hint(err error) string {
+	if e, ok := errors.AsType[*location.NotFoundError](err); ok && e.What == "store" {
+		return "name a store with -s, or in CASTOR_STORE"
+	}
+	if _, ok := errors.AsType[*usageError](err); ok && !errors.Is(err, chunker.ErrParams) {
+		return "castor help COMMAND tells more"
+	}
 	switch {
 	case chunkMissing(err):
 		return "try another store with -s, or a seed; castor info -s STORE INDEX tells what a store lacks"
 	case errors.Is(err, chunker.ErrParams):
 		return "sizes are MIN:AVG:MAX or AVG, for example 16K:64K:256K"
-	case errors.Is(err, syscall.ENOSPC):
-		return "the old file, if there was one, is as before"
-	}
-	if e, ok := errors.AsType[*usageError](err); ok && e != nil {
-		return "castor help COMMAND tells more"
-	}
-	if e, ok := errors.AsType[*location.NotFoundError](err); ok && e.What == "store" {
-		return "name a store with -s, or in CASTOR_STORE"
 	}
 	return ""
 }

@@ -76,7 +76,7 @@ func (f *extractFlags) run(ctx context.Context, a *app, indexLoc, dest string) e
 		return err
 	}
 	defer f.close()
-	seeds, err := f.openSeeds()
+	seeds, err := f.openSeeds(a)
 	if err != nil {
 		return err
 	}

@@ -35,7 +35,8 @@ runs left behind. Name all the indexes that matter: the chunks of any other are
 lost.
 
 A chunk that was stored or used within the grace period stays, so that a make that
-runs at the same time is safe; keep the period well above an hour for that.`,
+runs at the same time is safe: keep the period longer than any make takes, and
+above an hour.`,
 		Example: `  castor gc --dry-run /srv/store.castr /srv/*.caibx
   castor gc --yes --grace 168h /srv/store.castr /srv/*.caibx`,
 		Args: minArgs(1),

@@ -77,7 +77,7 @@ func (f *infoFlags) run(ctx context.Context, a *app, loc string) error {
 		return err
 	}
 	defer f.close()
-	seeds, err := f.openSeeds()
+	seeds, err := f.openSeeds(a)
 	if err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (f *infoFlags) run(ctx context.Context, a *app, loc string) error {
 		Min: x.Params.Min, Avg: x.Params.Avg, Max: x.Params.Max,
 		Chunks: len(x.Entries), Bytes: x.Size(), Unique: t.Unique, Zero: t.By[assemble.Zero], Seed: t.By[assemble.Copy], Fetch: t.Missing,
 	}
-	if src != nil {
+	if _, none := src.(absent); !none {
 		if r.Store, err = f.ask(ctx, src, x, p); err != nil {
 			return err
 		}

@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/index"
@@ -55,7 +58,7 @@ stored.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd.Context(), a, args[0], args[1]) },
 	}
 	fl := cmd.Flags()
-	fl.StringVarP(&f.store, "store", "s", "", "store to put chunks into, created if need be (default: $CASTOR_STORE, else default.castr beside the index)")
+	addSink(fl, &f.store)
 	fl.StringVar(&f.sizes, "chunk-size", "16K:64K:256K", "smallest, average and greatest chunk as MIN:AVG:MAX, or AVG for AVG/4:AVG:AVG*4")
 	fl.StringVar(&f.digest, "digest", "blake3", "what names chunks: blake3, or for casync and desync sha512-256 or sha256")
 	fl.IntVar(&f.level, "compression-level", cacnk.DefaultLevel, "zstd level from 1 (fast) to 22 (small)")
@@ -102,16 +105,70 @@ func (f *makeFlags) run(ctx context.Context, a *app, indexLoc, source string) er
 	a.meter.Start("make", src.size)
 	stats, err := src.build(ctx, w, put, &build.Options{Progress: func(s build.Stats) { a.meter.Update(s.Bytes, src.size, nil) }})
 	a.meter.End()
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = errors.New("it became shorter while it was read")
+	}
 	if err != nil {
-		return fmt.Errorf("make %s: %w", indexLoc, err)
+		return fmt.Errorf("make %s from %s: %w", indexLoc, source, err)
 	}
 	if err := w.Close(); err != nil {
 		return err
+	}
+	if stats.Time > longMake && dst != nil && out.file != nil {
+		if err := stillThere(ctx, dst, io.NewSectionReader(out.file, 0, math.MaxInt64)); err != nil {
+			return fmt.Errorf("make %s: %w", indexLoc, err)
+		}
 	}
 	if err := out.commit(!f.noSync); err != nil {
 		return err
 	}
 	f.report(a, indexLoc, w, stats)
+	return nil
+}
+
+// longMake is the time after which a make looks whether a garbage collection has
+// removed chunks that it stored or found, for want of an index that needs them.
+const longMake = time.Hour
+
+// stillThere checks that the store has every chunk of an index.
+func stillThere(ctx context.Context, s store.Store, r io.Reader) error {
+	ir, err := index.NewReader(r)
+	if err != nil {
+		return err
+	}
+	for {
+		e, err := ir.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		switch has, err := s.Has(ctx, e.ID); {
+		case err != nil:
+			return err
+		case !has:
+			return fmt.Errorf("chunk %v was collected as garbage meanwhile: run make again, and gc with a grace period longer than a make takes", e.ID)
+		}
+	}
+}
+
+// addSink adds the flag for the one store that takes chunks.
+func addSink(fl *pflag.FlagSet, name *string) {
+	fl.VarP((*sink)(name), "store", "s", "store to put chunks into, created if need be (default: $CASTOR_STORE, else default.castr beside the index)")
+}
+
+// sink is a flag that may be given once.
+type sink string
+
+func (s *sink) String() string { return string(*s) }
+func (s *sink) Type() string   { return "string" }
+
+func (s *sink) Set(v string) error {
+	if *s != "" {
+		return errors.New("chunks are put into one store")
+	}
+	*s = sink(v)
 	return nil
 }
 

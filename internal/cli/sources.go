@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/index"
 	"github.com/castorsync/castor/index/assemble"
 	"github.com/castorsync/castor/internal/location"
@@ -45,40 +47,61 @@ func (a *app) storeFor(loc string) string {
 	return location.DefaultStore(loc)
 }
 
-// open opens the stores and the cache for the index x at loc. The result is nil
-// if no store was named and there is none in the usual place: seeds may do.
+// open opens the stores and the cache for the index x at loc. If no store is
+// named and there is none in the usual place, that is an error only when it is
+// asked for a chunk, because seeds may do.
 func (s *sources) open(a *app, loc string, x *index.Index) (store.Getter, error) {
-	u := &store.Union{Digest: x.Digest(), Limit: x.Params.Max, Log: a.log}
-	named := s.stores
-	if len(named) == 0 {
-		named = []string{a.storeFor(loc)}
-	}
-	for _, name := range named {
-		d, err := location.Store(name, nil)
-		if _, missing := errors.AsType[*location.NotFoundError](err); missing && len(s.stores) == 0 {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		u.Sources = append(u.Sources, d)
-	}
-	if s.cache == "" {
-		if len(u.Sources) == 0 {
-			return nil, nil
-		}
-		return u, nil
+	src, err := s.openStores(a, loc, x)
+	if err != nil || s.cache == "" {
+		return src, err
 	}
 	local, err := location.Store(s.cache, &dir.Options{Create: true})
 	if err != nil {
 		return nil, err
 	}
-	s.hits = &store.Cache{Local: local, Source: u, Digest: x.Digest(), Limit: x.Params.Max, Log: a.log}
+	s.hits = &store.Cache{Local: local, Source: src, Digest: x.Digest(), Limit: x.Params.Max, Log: a.log}
 	return s.hits, nil
 }
 
+func (s *sources) openStores(a *app, loc string, x *index.Index) (store.Getter, error) {
+	named := s.stores
+	if env := a.Getenv("CASTOR_STORE"); len(named) == 0 && env != "" {
+		named = []string{env}
+	}
+	if len(named) == 0 {
+		d, err := location.Store(location.DefaultStore(loc), nil)
+		if _, missing := errors.AsType[*location.NotFoundError](err); missing {
+			return absent{err}, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		return s.union(a, x, d), nil
+	}
+	var all []store.Getter
+	for _, name := range named {
+		d, err := location.Store(name, nil)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, d)
+	}
+	return s.union(a, x, all...), nil
+}
+
+func (s *sources) union(a *app, x *index.Index, sources ...store.Getter) *store.Union {
+	return &store.Union{Sources: sources, Digest: x.Digest(), Limit: x.Params.Max, Log: a.log}
+}
+
+// absent stands for the default store where there is none.
+type absent struct{ err error }
+
+func (a absent) Get(context.Context, chunker.ID) (store.Chunk, error) { return store.Chunk{}, a.err }
+
+func (a absent) StoredSize(context.Context, chunker.ID) (int64, error) { return 0, a.err }
+
 // openSeeds opens the seeds. The caller calls close at the end.
-func (s *sources) openSeeds() ([]assemble.Seed, error) {
+func (s *sources) openSeeds(a *app) ([]assemble.Seed, error) {
 	var seeds []assemble.Seed
 	for _, name := range s.seeds {
 		fi, err := os.Stat(name)
@@ -97,6 +120,10 @@ func (s *sources) openSeeds() ([]assemble.Seed, error) {
 			continue
 		}
 		err = filepath.WalkDir(name, func(path string, d fs.DirEntry, err error) error {
+			if err != nil && path != name {
+				a.log.Warn("seed passed over", "error", err)
+				return nil
+			}
 			if err != nil {
 				return err
 			}
@@ -107,10 +134,12 @@ func (s *sources) openSeeds() ([]assemble.Seed, error) {
 				return nil
 			}
 			seed, err := s.openSeed(path)
-			if err == nil {
-				seeds = append(seeds, seed)
+			if err != nil {
+				a.log.Warn("seed passed over", "error", err)
+				return nil
 			}
-			return err
+			seeds = append(seeds, seed)
+			return nil
 		})
 		if err != nil {
 			return nil, fmt.Errorf("seed %w", err)

@@ -84,8 +84,8 @@ func verifyStores(ctx context.Context, a *app, f *sources, x *index.Index, loc s
 	if err != nil {
 		return err
 	}
-	if src == nil {
-		src = &store.Union{}
+	if none, ok := src.(absent); ok {
+		return none.err
 	}
 	ids, size := distinct(x)
 	a.meter.Start("verify", size)

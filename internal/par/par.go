@@ -121,3 +121,7 @@ func Each(ctx context.Context, workers, n int, work func(ctx context.Context, i 
 	wg.Wait()
 	return context.Cause(ctx)
 }
+
+// Fit returns how many of n workers, at least one, may run at once if each holds
+// up to size bytes and all of them budget bytes.
+func Fit(n, size, budget int) int { return max(1, min(n, budget/max(size, 1))) }

@@ -306,3 +306,19 @@ func TestEachCancelled(t *testing.T) {
 		t.Errorf("cancelled in the last call: %v, want the cause", err)
 	}
 }
+
+func TestFit(t *testing.T) {
+	for _, tt := range []struct{ n, size, budget, want int }{
+		{8, 1, 100, 8},
+		{8, 20, 100, 5},
+		{8, 100, 100, 1},
+		{8, 1000, 100, 1},
+		{8, 0, 100, 8},
+		{0, 1, 100, 1},
+		{8, 1, 0, 1},
+	} {
+		if got := par.Fit(tt.n, tt.size, tt.budget); got != tt.want {
+			t.Errorf("Fit(%d, %d, %d) = %d, want %d", tt.n, tt.size, tt.budget, got, tt.want)
+		}
+	}
+}

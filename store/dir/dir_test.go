@@ -401,6 +401,24 @@ func TestEmptyFile(t *testing.T) {
 	}
 }
 
+// TestEmptyBeside has an empty file beside the chunk in its other form, which is
+// the one that counts.
+func TestEmptyBeside(t *testing.T) {
+	c := storetest.Chunk(1, 5000)
+	for suffix, b := range map[string][]byte{"": c.Data, ".cacnk": zstd(t, c).Data} {
+		path := t.TempDir()
+		s := open(t, path, nil)
+		for _, empty := range []string{"", ".cacnk"} {
+			write(t, file(path, c.ID, empty), nil, 0)
+		}
+		write(t, file(path, c.ID, suffix), b, 0)
+		checkHas(t, s, c, true)
+		if n, err := s.StoredSize(t.Context(), c.ID); n != int64(len(b)) || err != nil {
+			t.Errorf("%q: StoredSize = %d, %v, want %d", suffix, n, err, len(b))
+		}
+	}
+}
+
 // TestSymlink has what casync writes for a chunk that a remote store lacks: a
 // link to /dev/null under the plain name. No link counts as a chunk.
 func TestSymlink(t *testing.T) {
@@ -550,21 +568,26 @@ func TestListIgnoresJunk(t *testing.T) {
 	}
 }
 
+// TestSetAside sets aside a chunk that is there in one form, and in both.
 func TestSetAside(t *testing.T) {
-	path := t.TempDir()
-	s := open(t, path, nil)
 	c := storetest.Chunk(1, 100)
-	for _, suffix := range []string{".cacnk", ""} {
-		write(t, file(path, c.ID, suffix), []byte("damaged"), 0)
-	}
-	for _, suffix := range []string{".cacnk.bad", ".bad"} {
-		if got, err := s.SetAside(t.Context(), c.ID); err != nil || got != file(path, c.ID, suffix) || !exists(got) {
-			t.Errorf("SetAside = %q, %v, want %q", got, err, file(path, c.ID, suffix))
+	for _, suffixes := range [][]string{{""}, {".cacnk"}, {"", ".cacnk"}} {
+		path := t.TempDir()
+		s := open(t, path, nil)
+		for _, suffix := range suffixes {
+			write(t, file(path, c.ID, suffix), []byte("damaged"), 0)
 		}
-	}
-	checkHas(t, s, c, false)
-	if n, err := s.Sweep(t.Context(), time.Now().Add(time.Hour), false); n != 0 || err != nil {
-		t.Errorf("Sweep of chunks set aside = %d, %v", n, err)
+		want := file(path, c.ID, suffixes[len(suffixes)-1]+".bad")
+		if got, err := s.SetAside(t.Context(), c.ID); err != nil || got != want || !exists(got) {
+			t.Errorf("%q: SetAside = %q, %v, want %q", suffixes, got, err, want)
+		}
+		checkHas(t, s, c, false)
+		if n, err := s.Sweep(t.Context(), time.Now().Add(time.Hour), false); n != 0 || err != nil {
+			t.Errorf("%q: Sweep of chunks set aside = %d, %v", suffixes, n, err)
+		}
+		if got := tree(t, path); len(got) != len(suffixes) {
+			t.Errorf("%q: files %q are left", suffixes, got)
+		}
 	}
 }
 

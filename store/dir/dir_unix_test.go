@@ -79,3 +79,22 @@ func TestNotOurs(t *testing.T) {
 	}
 	checkHas(t, s, c, true)
 }
+
+// TestPipe has a pipe under a chunk's name: it counts as absent, and nobody
+// waits for it.
+func TestPipe(t *testing.T) {
+	c := storetest.Chunk(1, 100)
+	for _, suffix := range []string{"", ".cacnk"} {
+		path := t.TempDir()
+		s := open(t, path, nil)
+		name := file(path, c.ID, suffix)
+		write(t, name, nil, 0)
+		os.Remove(name)
+		if err := unix.Mkfifo(name, 0o666); err != nil {
+			t.Skip(err)
+		}
+		checkHas(t, s, c, false)
+		put(t, s, c)
+		checkHas(t, s, c, true)
+	}
+}

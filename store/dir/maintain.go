@@ -177,18 +177,21 @@ func (s *Store) Sweep(ctx context.Context, since time.Time, dryRun bool) (int, e
 	return n, err
 }
 
-// SetAside renames the chunk's file so that it is no longer found, and returns
-// the new name.
+// SetAside renames the chunk's files so that it is no longer found, and returns
+// the new name of one.
 func (s *Store) SetAside(_ context.Context, id chunker.ID) (string, error) {
-	for _, suffix := range []string{compressed, ""} {
+	moved := ""
+	for _, suffix := range []string{"", compressed} {
 		name := s.name(id, suffix)
-		err := os.Rename(name, name+aside)
-		if err == nil {
-			return name + aside, nil
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
+		switch err := os.Rename(name, name+aside); {
+		case err == nil:
+			moved = name + aside
+		case !errors.Is(err, fs.ErrNotExist):
 			return "", s.fail("set aside", name, id, err)
 		}
 	}
-	return "", &store.Error{Op: "set aside", Loc: s.path, ID: id, Err: fs.ErrNotExist}
+	if moved == "" {
+		return "", &store.Error{Op: "set aside", Loc: s.path, ID: id, Err: fs.ErrNotExist}
+	}
+	return moved, nil
 }
