@@ -382,7 +382,7 @@ func TestReflink(t *testing.T) {
 						f := open(t, seedName)
 						s := Seed{File: f, Size: int64(len(old))}
 						if withIndex {
-							s.Index = oldX
+							s.Index = encoded(t, oldX)
 						}
 						if way != "fresh" {
 							write(t, dir, "dest", noise(5, 10*mib))
@@ -530,7 +530,7 @@ func TestReflinkZeros(t *testing.T) {
 			if err := os.Truncate(hole, size); err != nil {
 				t.Fatal(err)
 			}
-			s := Seed{File: open(t, hole), Size: size, Index: x}
+			s := Seed{File: open(t, hole), Size: size, Index: encoded(t, x)}
 			start := time.Now()
 			for _, tt := range []struct {
 				name string
@@ -592,7 +592,7 @@ func TestManyEqualChunks(t *testing.T) {
 				o    FileOptions
 			}{
 				{"seed", nil, FileOptions{Seeds: []Seed{s}}},
-				{"seed with index", nil, FileOptions{Seeds: []Seed{{File: s.File, Size: s.Size, Index: x}}}},
+				{"seed with index", nil, FileOptions{Seeds: []Seed{{File: s.File, Size: s.Size, Index: encoded(t, x)}}}},
 				{"in place, shifted", append([]byte("x"), content...), FileOptions{InPlace: true}},
 				{"in place, one there", block, FileOptions{InPlace: true}},
 				{"in place, half of them there", append(noise(2, len(content)/2), content...), FileOptions{InPlace: true}},

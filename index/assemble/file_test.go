@@ -153,7 +153,7 @@ func TestSeedChanges(t *testing.T) {
 				s := seed(t, dir, content, nil)
 				path = s.File.Name()
 				if withIndex {
-					s.Index = x
+					s.Index = encoded(t, x)
 				}
 				changed := false
 				dest := filepath.Join(dir, "dest")

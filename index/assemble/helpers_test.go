@@ -143,7 +143,21 @@ func open(t testing.TB, path string) *os.File {
 // seed returns a seed of a new file in dir that holds b.
 func seed(t testing.TB, dir string, b []byte, x *index.Index) Seed {
 	t.Helper()
-	return Seed{File: open(t, write(t, dir, fmt.Sprintf("seed%d", len(names(t, dir))), b)), Size: int64(len(b)), Index: x}
+	s := Seed{File: open(t, write(t, dir, fmt.Sprintf("seed%d", len(names(t, dir))), b)), Size: int64(len(b))}
+	if x != nil {
+		s.Index = encoded(t, x)
+	}
+	return s
+}
+
+// encoded returns x as an index file.
+func encoded(t testing.TB, x *index.Index) io.ReadSeeker {
+	t.Helper()
+	var b bytes.Buffer
+	if err := x.Encode(&b); err != nil {
+		t.Fatal(err)
+	}
+	return bytes.NewReader(b.Bytes())
 }
 
 // names returns the names in dir.

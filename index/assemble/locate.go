@@ -81,12 +81,19 @@ func (l *locator) wanting() bool {
 	return false
 }
 
-// match takes over what a seed's index says.
-func (l *locator) match(seed int, x *index.Index) {
-	for i, e := range x.Entries {
-		if first := l.table.first(e.ID); first != none && l.Index.Len(first) == x.Len(i) {
-			l.setOrigin(first, seed, x.Start(i))
+// match takes over what a seed's index says. If it ends in an error, so much the
+// less is taken over: a seed need not hold what its index says in any case.
+func (l *locator) match(seed int, r *index.Reader) {
+	start := int64(0)
+	for {
+		e, err := r.Next()
+		if err != nil {
+			break
 		}
+		if first := l.table.first(e.ID); first != none && int64(l.Index.Len(first)) == e.End-start {
+			l.setOrigin(first, seed, start)
+		}
+		start = e.End
 	}
 	l.advance(l.seeds[seed].Size)
 }

@@ -64,7 +64,7 @@ func TestMemory(t *testing.T) {
 	}{
 		{"nothing there", func() { p = plan(nil) }, Fetch},
 		{"seed with index", func() {
-			p = plan(&PlanOptions{Seeds: []Seed{{File: hole, Size: x.Size(), Index: &shifted}}})
+			p = plan(&PlanOptions{Seeds: []Seed{{File: hole, Size: x.Size(), Index: encoded(t, &shifted)}}})
 		}, Copy},
 		{"destination", func() { p = plan(&PlanOptions{Dest: &Dest{File: hole, Size: x.Size()}}) }, Fetch},
 		{"moves", func() {

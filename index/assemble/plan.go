@@ -10,7 +10,9 @@ package assemble
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"os"
 	"runtime"
@@ -67,9 +69,25 @@ type Seed struct {
 	File *os.File // a regular file or a block device
 	Size int64    // of its content, in bytes
 
-	// Index says where its chunks are. If it is nil, or is not of the same
+	// Index is the file's index, which says where its chunks are. It is read from
+	// its start, while planning, and not kept. If it is nil, or is not of the same
 	// digest and chunk sizes as the index to assemble, the file is chunked.
-	Index *index.Index
+	Index io.ReadSeeker
+}
+
+// index opens the seed's index if it can serve for x.
+func (s *Seed) index(x *index.Index) (*index.Reader, error) {
+	if s.Index == nil {
+		return nil, errors.ErrUnsupported
+	}
+	if _, err := s.Index.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	r, err := index.NewReader(s.Index)
+	if err == nil && (r.Header().Features.Digest() != x.Digest() || r.Header().Params != x.Params) {
+		err = errors.ErrUnsupported
+	}
+	return r, err
 }
 
 // Dest is the file that is to become the blob.
@@ -129,8 +147,8 @@ func NewPlan(ctx context.Context, x *index.Index, o *PlanOptions) (*Plan, error)
 			break
 		}
 		var err error
-		if s.Index != nil && s.Index.Digest() == x.Digest() && s.Index.Params == x.Params {
-			l.match(i, s.Index)
+		if seedIndex, err := s.index(x); err == nil {
+			l.match(i, seedIndex)
 		} else {
 			err = l.locate(ctx, i, s.File, s.Size)
 		}

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -40,9 +41,17 @@ func System() Sys {
 	return Sys{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Signals: c, Exit: os.Exit}
 }
 
+// heapLimit is the size in bytes from which on the garbage collector would
+// rather work harder than let the heap grow. Only the largest indexes, of some ten
+// million chunks, come near it.
+const heapLimit = 1700 << 20
+
 // Main runs the command with args, the program's name not among them, and
 // returns its exit code.
 func Main(args []string, sys Sys) int {
+	if sys.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(heapLimit)
+	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	go func() {

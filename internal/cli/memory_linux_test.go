@@ -38,8 +38,8 @@ func writePeak(name string) error {
 	return fmt.Errorf("no VmHWM in %q", status)
 }
 
-// memoryLimit is what a run may take, in KiB.
-const memoryLimit = 256 << 10
+// peakLimit is what a run may take, in KiB.
+const peakLimit = 256 << 10
 
 // within ends the test if c fails, or needs more memory than it may.
 func within(t *testing.T, c *exec.Cmd) {
@@ -55,8 +55,8 @@ func within(t *testing.T, c *exec.Cmd) {
 		t.Fatal(err)
 	}
 	t.Logf("%s: %d MiB, %v", strings.Join(c.Args[1:], " "), peak>>10, time.Since(begin).Round(time.Millisecond))
-	if peak > memoryLimit {
-		t.Errorf("%q took %d MiB, want at most %d", c.Args, peak>>10, memoryLimit>>10)
+	if peak > peakLimit {
+		t.Errorf("%q took %d MiB, want at most %d", c.Args, peak>>10, peakLimit>>10)
 	}
 }
 

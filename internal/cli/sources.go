@@ -191,11 +191,29 @@ func (s *sources) openSeed(name string) (assemble.Seed, error) {
 	if idx != "" {
 		// An index that cannot be read, or is of something else, only means that
 		// the file is chunked.
-		if x, err := location.Index(idx, nil); err == nil && x.Size() == size {
-			seed.Index = x
+		if x, err := os.Open(idx); err == nil {
+			s.closers = append(s.closers, x)
+			if n, err := indexed(x); err == nil && n == size {
+				seed.Index = x
+			}
 		}
 	}
 	return seed, nil
+}
+
+// indexed returns the number of bytes that an index describes.
+func indexed(r io.Reader) (size int64, err error) {
+	ir, err := index.NewReader(r)
+	for err == nil {
+		var e index.Entry
+		if e, err = ir.Next(); err == nil {
+			size = e.End
+		}
+	}
+	if err == io.EOF {
+		return size, nil
+	}
+	return 0, err
 }
 
 // siblings returns the files that have base's name and some extension.

@@ -48,7 +48,10 @@ from elsewhere.`,
 			Short: "Environment variables that castor reads",
 			Long: `  CASTOR_STORE   the store to use when no -s is given, in place of default.castr
                  beside the index
-  GOMAXPROCS     the number of CPUs to use`,
+  GOMAXPROCS     the number of CPUs to use
+  GOMEMLIMIT     memory, as in 4GiB, from which on castor would rather be slower
+                 than use more (default: 1700MiB, which only the largest indexes
+                 come near)`,
 		},
 	}
 }
