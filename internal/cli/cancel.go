@@ -99,17 +99,21 @@ func (a *app) index(loc string) (*index.Index, error) {
 // indexReader opens the index at loc for reading it entry by entry. The caller
 // calls done at the end.
 func (a *app) indexReader(loc string) (x *index.Reader, done func() error, err error) {
-	r, err := await(a.ctx, func() (r io.Reader, err error) {
-		r, done, err = location.OpenIndex(loc, a.Stdin)
-		return r, err
+	type opened struct {
+		io.Reader
+		done func() error
+	}
+	f, err := await(a.ctx, func() (opened, error) {
+		r, done, err := location.OpenIndex(loc, a.Stdin)
+		return opened{r, done}, err
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	x, err = index.NewReader(cancelReader(a.ctx, r))
+	x, err = index.NewReader(cancelReader(a.ctx, f.Reader))
 	if err != nil {
-		done()
+		f.done()
 		return nil, nil, fmt.Errorf("index %s: %w", loc, err)
 	}
-	return x, done, nil
+	return x, f.done, nil
 }

@@ -16,9 +16,15 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// raceVariable holds the settings of the race detector.
+const raceVariable = "GORACE"
+
 // The tests run the real command: the test binary under the name castor, which
 // is first in PATH.
 func TestMain(m *testing.M) {
+	if os.Getenv(raceVariable) == "" {
+		os.Setenv(raceVariable, "atexit_sleep_ms=0") // else each castor with the race detector takes a second
+	}
 	testscript.Main(m, map[string]func(){"castor": func() {
 		code := Main(os.Args[1:], System())
 		if name := os.Getenv(peakVariable); name != "" {

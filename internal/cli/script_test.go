@@ -34,6 +34,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("TESTDATA", vectors)
 			e.Setenv("CASTOR_STORE", "")
+			e.Setenv(raceVariable, os.Getenv(raceVariable))
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
