@@ -146,16 +146,16 @@ func NewPlan(ctx context.Context, x *index.Index, o *PlanOptions) (*Plan, error)
 		if !l.wanting() && !(i == 0 && o.old) {
 			break
 		}
-		var err error
+		// Errors are of no interest: what can be found in the seed has been, and the
+		// rest is fetched.
 		if seedIndex, err := s.index(x); err == nil {
 			l.match(i, seedIndex)
 		} else {
-			err = l.locate(ctx, i, s.File, s.Size)
+			_ = l.locate(ctx, i, s.File, s.Size)
 		}
 		if ctx.Err() != nil {
 			break
 		}
-		_ = err // what could be found in the seed has been; the rest is fetched
 	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)

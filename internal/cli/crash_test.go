@@ -17,7 +17,11 @@ import (
 // Castor is killed at any moment, and run again: then all is as if nothing had
 // been.
 func TestKill(t *testing.T) {
-	source, v1, v2 := versions(t, 24<<20)
+	size := 24 << 20
+	if raceDetector {
+		size = 6 << 20 // all is slower
+	}
+	source, v1, v2 := versions(t, size)
 	store, index1, index2 := filepath.Join(source, "store.castr"), filepath.Join(source, "v1.caibx"), filepath.Join(source, "v2.caibx")
 	either := func(t *testing.T, dir string, old []byte) {
 		switch b, err := os.ReadFile(filepath.Join(dir, "disk.img")); {

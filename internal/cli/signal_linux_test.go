@@ -133,9 +133,6 @@ type signalCase struct {
 }
 
 func TestSignals(t *testing.T) {
-	if testing.Short() {
-		t.Skip("moves gigabytes")
-	}
 	source, v1, v2 := versions(t, 48<<20)
 	path := func(name string) string { return filepath.Join(source, name) }
 	absent := func(names ...string) func(string) {
@@ -245,7 +242,7 @@ func (c *signalCase) begin(t *testing.T, img []byte) (dir string, p *process) {
 
 // Halting castor for a while in the middle does no harm.
 func TestStopAndContinue(t *testing.T) {
-	source, v1, _ := versions(t, 48<<20)
+	source, v1, _ := versions(t, 24<<20)
 	path := func(name string) string { return filepath.Join(source, name) }
 	for _, tt := range []signalCase{
 		{name: "make", args: []string{"make", "--digest", "sha512-256", "new.caibx", path("v1.img")}, check: func(dir string) { same(t, read(t, source, "v1.caibx"), dir, "new.caibx") }},
