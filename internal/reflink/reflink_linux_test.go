@@ -45,7 +45,8 @@ func TestClone(t *testing.T) {
 		t.Errorf("wrong content after Clone, error %v", err)
 	}
 	if err != nil {
-		t.Skipf("no sharing on this file system: %v", err)
+		t.Logf("no sharing on this file system: %v", err)
+		return // the failure has been checked
 	}
 	if err := reflink.Clone(dst, 0, src, 1, n); err == nil {
 		t.Error("Clone from an offset that is not aligned: no error")
