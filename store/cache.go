@@ -43,7 +43,7 @@ func (c *Cache) Get(ctx context.Context, id chunker.ID) (Chunk, error) {
 	if errors.Is(err, ErrDamaged) {
 		keep = func(ctx context.Context, ch Chunk) error { return Replace(ctx, c.Local, ch) }
 	}
-	if !Missing(err) {
+	if !Missing(err) && ctx.Err() == nil {
 		c.warn("chunk in cache is not usable", err)
 	}
 	if ch, err = c.Source.Get(ctx, id); err != nil {
@@ -52,7 +52,7 @@ func (c *Cache) Get(ctx context.Context, id chunker.ID) (Chunk, error) {
 	if ch, err = ch.Verify(c.Digest, c.Limit); err != nil {
 		return Chunk{}, err
 	}
-	if err := keep(ctx, ch); err != nil {
+	if err := keep(ctx, ch); err != nil && ctx.Err() == nil {
 		c.warn("chunk not kept in cache", err)
 	}
 	return ch, nil

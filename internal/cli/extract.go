@@ -71,6 +71,9 @@ func (f *extractFlags) run(ctx context.Context, a *app, indexLoc, dest string) e
 	if err != nil {
 		return err
 	}
+	if sameFile(indexLoc, dest) {
+		return usagef("%s is the index: it is not replaced by its content", dest)
+	}
 	src, err := f.open(a, indexLoc, x)
 	if err != nil {
 		return err
@@ -117,6 +120,13 @@ func (f *extractFlags) run(ctx context.Context, a *app, indexLoc, dest string) e
 		f.report(a, dest, x, stats, time.Since(start))
 	}
 	return nil
+}
+
+// sameFile reports whether two names are of one file.
+func sameFile(a, b string) bool {
+	ai, aerr := os.Stat(a)
+	bi, berr := os.Stat(b)
+	return aerr == nil && berr == nil && os.SameFile(ai, bi)
 }
 
 // stream reports whether dest is something to be written in order, and opens it.

@@ -327,6 +327,9 @@ func createIndex(a *app, loc string) (*indexOutput, error) {
 	if loc == "-" {
 		return &indexOutput{Writer: a.Stdout}, nil
 	}
+	if err := replaceable(loc); err != nil {
+		return nil, err
+	}
 	f, err := atomicfile.Create(loc, false)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -335,6 +338,24 @@ func createIndex(a *app, loc string) (*indexOutput, error) {
 		return nil, err
 	}
 	return &indexOutput{Writer: f, file: f}, nil
+}
+
+// replaceable refuses to replace a file that is not an index: more likely than
+// not the arguments have been swapped.
+func replaceable(loc string) error {
+	fi, err := os.Stat(loc)
+	if err != nil || !fi.Mode().IsRegular() || fi.Size() == 0 {
+		return nil // there is nothing to lose, or creating it tells what is wrong
+	}
+	f, err := os.Open(loc)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	if _, err := index.NewReader(f); errors.Is(err, index.ErrFormat) {
+		return usagef("%s exists and is not an index: it is not replaced (are the arguments swapped?)", loc)
+	}
+	return nil
 }
 
 func (o *indexOutput) commit(sync bool) error {
