@@ -76,7 +76,7 @@ for ((i = 0; i < rounds; i++)); do
 
 	# extract: to a new file; with the old version as a seed; over itself; in place over the old version
 	for d in sha512-256 sha256 blake3; do
-		[ -f v2-$d.caibx ] || $castor make -q --digest $d -s castor-$d.castr v2-$d.caibx v2.raw
+		$castor make -q --digest $d -s castor-$d.castr v2-$d.caibx v2.raw
 		rm -f out.raw; settle; run "extract/castor-$d" $castor extract -q --no-sync -s castor-$d.castr castor-$d.caibx out.raw
 		rm -f out.raw; settle; run "extract-sync/castor-$d" $castor extract -q -s castor-$d.castr castor-$d.caibx out.raw
 		settle; run "over-itself/castor-$d" $castor extract -q --no-sync -s castor-$d.castr castor-$d.caibx out.raw
@@ -90,7 +90,7 @@ for ((i = 0; i < rounds; i++)); do
 		settle; run "check/castor-$d" $castor check -q castor-$d.castr
 	done
 	if have desync; then
-		[ -f v2-desync.caibx ] || desync make -s desync.castr v2-desync.caibx v2.raw >/dev/null 2>&1
+		desync make -s desync.castr v2-desync.caibx v2.raw >/dev/null 2>&1
 		rm -f out.raw; settle; run extract/desync desync extract -s desync.castr desync.caibx out.raw
 		rm -f out.raw; settle; run extract-sync/desync sh -c 'desync extract -s desync.castr desync.caibx out.raw && sync out.raw'
 		settle; run over-itself/desync desync extract -k -s desync.castr desync.caibx out.raw
@@ -103,7 +103,7 @@ for ((i = 0; i < rounds; i++)); do
 	if have casync; then
 		rm -f out.raw; settle; run extract/casync casync --store=casync.castr extract casync.caibx out.raw
 		rm -f out.raw; settle; run extract-sync/casync sh -c 'casync --store=casync.castr extract casync.caibx out.raw && sync out.raw'
-		[ -f v2-casync.caibx ] || casync --store=casync.castr make v2-casync.caibx v2.raw >/dev/null
+		casync --store=casync.castr make v2-casync.caibx v2.raw >/dev/null
 		rm -f out.raw; settle; run seed/casync casync --store=casync.castr --seed=v1.raw extract v2-casync.caibx out.raw
 	fi
 	echo "round $((i + 1)) of $rounds done" >&2
