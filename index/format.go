@@ -227,6 +227,23 @@ func (r *Reader) tail(b *[entrySize]byte) error {
 	return io.EOF
 }
 
+// Each calls f for the entries that are left, until f returns an error, which it
+// returns. It returns nil if the index is complete and nothing follows it.
+func (r *Reader) Each(f func(Entry) error) error {
+	for {
+		e, err := r.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err == nil {
+			err = f(e)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
 // Decode reads a whole index. The memory it takes grows with what has been
 // read, never with what the input claims.
 func Decode(r io.Reader) (*Index, error) {

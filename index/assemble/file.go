@@ -51,7 +51,7 @@ func File(ctx context.Context, x *index.Index, path string, src store.Getter, o 
 		return replace(ctx, x, path, nil, src, o)
 	case err != nil:
 		return Stats{}, err
-	case fi.Mode()&fs.ModeDevice != 0 && fi.Mode()&fs.ModeCharDevice == 0:
+	case blockdev.Is(fi.Mode()):
 		return update(ctx, x, path, true, src, o)
 	case !fi.Mode().IsRegular():
 		return Stats{}, &fs.PathError{Op: "extract", Path: path, Err: errors.New("is neither a file nor a block device")}

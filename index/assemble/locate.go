@@ -74,7 +74,7 @@ func (l *locator) wanting() bool {
 		if l.table.later.Has(l.sated) {
 			continue
 		}
-		for range l.places(l.sated, Fetch) {
+		if l.needs(l.sated, Fetch) {
 			return true
 		}
 	}
@@ -85,16 +85,13 @@ func (l *locator) wanting() bool {
 // less is taken over: a seed need not hold what its index says in any case.
 func (l *locator) match(seed int, r *index.Reader) {
 	start := int64(0)
-	for {
-		e, err := r.Next()
-		if err != nil {
-			break
-		}
+	_ = r.Each(func(e index.Entry) error {
 		if first := l.table.first(e.ID); first != none && int64(l.Index.Len(first)) == e.End-start {
 			l.setOrigin(first, seed, start)
 		}
 		start = e.End
-	}
+		return nil
+	})
 	l.advance(l.seeds[seed].Size)
 }
 

@@ -254,16 +254,22 @@ func (p *Plan) places(first int, s Source) iter.Seq[int] {
 	}
 }
 
+// needs reports whether the chunk with first entry first has places to be filled
+// from s.
+func (p *Plan) needs(first int, s Source) bool {
+	for range p.places(first, s) {
+		return true
+	}
+	return false
+}
+
 // units returns the first entry of each chunk that has places to be filled from
 // s, in order.
 func (p *Plan) units(s Source) iter.Seq[int] {
 	return func(yield func(int) bool) {
 		for first := range p.table.firsts() {
-			for range p.places(first, s) {
-				if !yield(first) {
-					return
-				}
-				break
+			if p.needs(first, s) && !yield(first) {
+				return
 			}
 		}
 	}

@@ -296,22 +296,13 @@ func (r *runner) plan(ctx context.Context, tasks chan<- task) error {
 		if r.table.later.Has(i) {
 			continue
 		}
-		source := Fetch
-		for range r.places(i, Copy) {
-			source = Copy
-			break
-		}
-		t := task{from: i, to: i + 1, source: source}
-		if source == Fetch {
-			wanted := false
-			for range r.places(i, Fetch) {
-				wanted = true
-				break
-			}
-			if !wanted {
+		source := Copy
+		if !r.needs(i, Copy) {
+			if source = Fetch; !r.needs(i, Fetch) {
 				continue
 			}
 		}
+		t := task{from: i, to: i + 1, source: source}
 		for source == Copy && t.to < len(x.Entries) && r.follows(t.to) && x.Start(t.to)-x.Start(t.from) < runBytes {
 			t.to++
 		}

@@ -4,9 +4,13 @@ package blockdev
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"syscall"
 )
+
+// Is reports whether a file of mode m is a block device.
+func Is(m fs.FileMode) bool { return m&fs.ModeDevice != 0 && m&fs.ModeCharDevice == 0 }
 
 // Exclusive is the flag for os.OpenFile that makes opening a block device fail
 // while something else uses it: a mounted file system, say. On systems that

@@ -3,24 +3,24 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 
 	"github.com/castorsync/castor/index"
 )
 
 // eachEntry calls f for the entries of the index at loc, in constant memory.
 func eachEntry(a *app, loc string, r *index.Reader, f func(index.Entry) error) error {
-	for a.ctx.Err() == nil {
-		e, err := r.Next()
-		if err == io.EOF {
-			return nil
+	var stopped error // by f or a signal, as opposed to a fault of the index
+	err := r.Each(func(e index.Entry) error {
+		if stopped = context.Cause(a.ctx); stopped == nil {
+			stopped = f(e)
 		}
-		if err != nil {
-			return fmt.Errorf("index %s: %w", loc, err)
-		}
-		if err := f(e); err != nil {
-			return err
-		}
+		return stopped
+	})
+	switch {
+	case err == nil:
+		return context.Cause(a.ctx)
+	case stopped != nil:
+		return stopped
 	}
-	return context.Cause(a.ctx)
+	return fmt.Errorf("index %s: %w", loc, err)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/castorsync/castor/index"
 	"github.com/castorsync/castor/index/build"
 	"github.com/castorsync/castor/internal/atomicfile"
+	"github.com/castorsync/castor/internal/blockdev"
 	"github.com/castorsync/castor/internal/location"
 	"github.com/castorsync/castor/internal/sparse"
 	"github.com/castorsync/castor/internal/units"
@@ -136,21 +137,13 @@ func stillThere(ctx context.Context, s store.Store, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	for {
-		e, err := ir.Next()
-		if err == io.EOF {
-			return nil
+	return ir.Each(func(e index.Entry) error {
+		has, err := s.Has(ctx, e.ID)
+		if err == nil && !has {
+			err = fmt.Errorf("chunk %v was collected as garbage meanwhile: run make again, and gc with a grace period longer than a make takes", e.ID)
 		}
-		if err != nil {
-			return err
-		}
-		switch has, err := s.Has(ctx, e.ID); {
-		case err != nil:
-			return err
-		case !has:
-			return fmt.Errorf("chunk %v was collected as garbage meanwhile: run make again, and gc with a grace period longer than a make takes", e.ID)
-		}
-	}
+		return err
+	})
 }
 
 // addSink adds the flag for the one store that takes chunks.
@@ -292,7 +285,7 @@ func openSource(ctx context.Context, a *app, name string) (*source, error) {
 	case mode.IsDir():
 		f.Close()
 		return nil, fmt.Errorf("%s is a directory: this version cuts files and block devices", name)
-	case mode.IsRegular(), isBlockDevice(mode):
+	case mode.IsRegular(), blockdev.Is(mode):
 		size, err := f.Seek(0, io.SeekEnd)
 		if err != nil {
 			f.Close()

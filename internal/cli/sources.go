@@ -15,6 +15,7 @@ import (
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/index"
 	"github.com/castorsync/castor/index/assemble"
+	"github.com/castorsync/castor/internal/blockdev"
 	"github.com/castorsync/castor/internal/location"
 	"github.com/castorsync/castor/store"
 	"github.com/castorsync/castor/store/dir"
@@ -109,7 +110,7 @@ func (s *sources) openSeeds(a *app) ([]assemble.Seed, error) {
 			return nil, fmt.Errorf("seed %w", err)
 		}
 		if !fi.IsDir() {
-			if !fi.Mode().IsRegular() && !isBlockDevice(fi.Mode()) {
+			if !fi.Mode().IsRegular() && !blockdev.Is(fi.Mode()) {
 				return nil, fmt.Errorf("seed %s: is neither a file nor a block device", name)
 			}
 			seed, err := s.openSeed(name)
@@ -147,8 +148,6 @@ func (s *sources) openSeeds(a *app) ([]assemble.Seed, error) {
 	}
 	return seeds, nil
 }
-
-func isBlockDevice(m fs.FileMode) bool { return m&fs.ModeDevice != 0 && m&fs.ModeCharDevice == 0 }
 
 func isIndex(path string) bool {
 	return strings.HasSuffix(path, ".caibx") || strings.HasSuffix(path, ".caidx")
@@ -204,16 +203,14 @@ func (s *sources) openSeed(name string) (assemble.Seed, error) {
 // indexed returns the number of bytes that an index describes.
 func indexed(r io.Reader) (size int64, err error) {
 	ir, err := index.NewReader(r)
-	for err == nil {
-		var e index.Entry
-		if e, err = ir.Next(); err == nil {
-			size = e.End
-		}
+	if err != nil {
+		return 0, err
 	}
-	if err == io.EOF {
-		return size, nil
-	}
-	return 0, err
+	err = ir.Each(func(e index.Entry) error {
+		size = e.End
+		return nil
+	})
+	return size, err
 }
 
 // siblings returns the files that have base's name and some extension.
