@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/bits"
 	"runtime"
+	"slices"
 	"sort"
 	"sync"
 )
@@ -427,12 +428,22 @@ func (w *walk) carry(part []byte, zero bool) {
 		if j, ok := w.joints.Get().(*[]byte); ok {
 			w.joint = (*j)[:0]
 		}
+		w.grow(int(w.holes) + len(part))
 		if w.holes > 0 {
 			w.joint = append(w.joint, w.zeros()[:w.holes]...)
 			w.holes = 0
 		}
 	}
+	w.grow(len(part))
 	w.joint = append(w.joint, part...)
+}
+
+// grow makes room for n more bytes of the current chunk, and for no more than the
+// greatest chunk has.
+func (w *walk) grow(n int) {
+	if need := len(w.joint) + n; need > cap(w.joint) {
+		w.joint = slices.Grow(w.joint, min(max(need, 2*cap(w.joint)), w.limit)-len(w.joint))
+	}
 }
 
 // finish passes on what is left when the stream has ended.

@@ -45,25 +45,20 @@ func (l *locator) advance(n int64) {
 // last entry is not looked at. It returns the first error of f or bad, or the
 // cause of ctx.
 func Verify(ctx context.Context, x *index.Index, f *os.File, size int64, bad func(entry int) error, progress func(done, total int64)) error {
-	l := locator{Plan: &Plan{Index: x, zero: bitset.New(len(x.Entries))}, exact: true, workers: runtime.GOMAXPROCS(0), total: x.Size(), progress: progress}
+	l := locator{Plan: &Plan{Index: x, zero: zeroEntries(x)}, exact: true, workers: runtime.GOMAXPROCS(0), total: x.Size(), progress: progress}
 	var mu sync.Mutex
 	return l.stretches(ctx, func(ctx context.Context, from, to int) error {
-		for i := from; i < to; i++ {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			ok, _, err := l.has(f, size, i)
-			if err == nil && !ok {
+		return l.look(ctx, f, size, from, to, maxGroup, nil, func(i int, ok, _ bool) error {
+			if !ok {
 				mu.Lock()
-				err = bad(i)
-				mu.Unlock()
-			}
-			if err != nil {
-				return err
+				defer mu.Unlock()
+				if err := bad(i); err != nil {
+					return err
+				}
 			}
 			l.advance(int64(x.Len(i)))
-		}
-		return nil
+			return nil
+		})
 	})
 }
 
@@ -141,8 +136,7 @@ const stretch = 4 << 20
 func (l *locator) stretches(ctx context.Context, work func(ctx context.Context, from, to int) error) error {
 	x := l.Index
 	n := int((x.Size() + stretch - 1) / stretch)
-	// More goroutines than CPUs, because digests share lanes.
-	return par.Each(ctx, par.Fit(4*l.workers, x.Params.Max, inFlight), n, func(ctx context.Context, i int) error {
+	return par.Each(ctx, par.Fit(2*l.workers, x.Params.Max+maxGroupBytes, inFlight), n, func(ctx context.Context, i int) error {
 		// An entry belongs to the stretch in which it begins.
 		from, to := l.startingAt(int64(i)*stretch), l.startingAt(int64(i+1)*stretch)
 		return work(ctx, from, to)
@@ -163,18 +157,14 @@ func (l *locator) startingAt(off int64) int {
 func (l *locator) inPlace(ctx context.Context, f *os.File, size int64, found, given bitset.Set) error {
 	return l.stretches(ctx, func(ctx context.Context, from, to int) error {
 		misses := 0
-		for i := from; i < to; i++ {
-			if misses == 2 {
+		want := func(i int) bool {
+			if misses >= 2 {
 				given.Add(i)
-				continue
 			}
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			ok, looked, err := l.has(f, size, i)
+			return misses < 2
+		}
+		return l.look(ctx, f, size, from, to, 2, want, func(i int, ok, looked bool) error {
 			switch {
-			case err != nil:
-				return err
 			case ok:
 				found.Add(i)
 				l.advance(int64(l.Index.Len(i)))
@@ -182,8 +172,8 @@ func (l *locator) inPlace(ctx context.Context, f *os.File, size int64, found, gi
 			case looked:
 				misses++
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 }
 
@@ -192,50 +182,112 @@ func (l *locator) inPlace(ctx context.Context, f *os.File, size int64, found, gi
 // costs no more, and where everything has moved, looking would read it all twice.
 func (l *locator) inPlaceAgain(ctx context.Context, f *os.File, size int64, found, given bitset.Set, cut int64) error {
 	return l.stretches(ctx, func(ctx context.Context, from, to int) error {
-		for i := from; i < to; i++ {
-			if !given.Has(i) || found.Has(i) || l.Index.Entries[i].End <= cut && l.Source(i) == Move {
-				continue
-			}
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			ok, _, err := l.has(f, size, i)
-			if err != nil {
-				return err
-			}
+		want := func(i int) bool {
+			return given.Has(i) && !found.Has(i) && (l.Index.Entries[i].End > cut || l.Source(i) != Move)
+		}
+		return l.look(ctx, f, size, from, to, maxGroup, want, func(i int, ok, _ bool) error {
 			if ok {
 				found.Add(i)
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 }
 
-// has reports whether f holds entry i in its place, and whether it took a look
-// at data to find out.
-func (l *locator) has(f *os.File, size int64, i int) (ok, looked bool, err error) {
-	start, n := l.Index.Start(i), l.Index.Len(i)
-	if start+int64(n) > size {
-		return false, false, nil
-	}
-	zero := l.zero.Has(i)
-	// In a hole there are zeros, and zero chunks are known but for odd ones that
-	// are shorter than the greatest size: those are looked at if it matters.
-	if (zero || !l.exact) && sparse.Hole(f, start, int64(n)) {
-		return zero, false, nil
-	}
-	b := bufpool.Get(n)
-	defer bufpool.Put(b)
-	if _, err := f.ReadAt(b, start); err != nil {
-		if errors.Is(err, io.EOF) {
-			return false, false, nil // it has become shorter
+// A group is what look reads before it computes digests: several chunks, since
+// digests of several at once cost less, and few bytes.
+const (
+	maxGroup      = 8
+	maxGroupBytes = 1 << 20
+)
+
+// look tells seen of each entry from from to to that want says, nil meaning all,
+// whether f holds it in its place, and whether it took a look at data to find
+// out. Entries are taken in groups, of first entries to begin with and after one
+// that f does not hold: want is asked for a whole group before seen is told of it.
+func (l *locator) look(ctx context.Context, f *os.File, size int64, from, to, first int, want func(i int) bool, seen func(i int, ok, looked bool) error) error {
+	limit := first
+	for i := from; i < to; {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
-		return false, false, err
+		var g group
+		for bytes := 0; i < to && g.n < limit && bytes < maxGroupBytes; i++ {
+			if want == nil || want(i) {
+				g.entry[g.n] = i
+				g.n++
+				bytes += l.Index.Len(i)
+			}
+		}
+		err := l.has(f, size, &g)
+		limit = maxGroup
+		for j := 0; j < g.n && err == nil; j++ {
+			err = seen(g.entry[j], g.ok[j], g.looked[j])
+			if !g.ok[j] {
+				limit = first
+			}
+		}
+		if err != nil {
+			return err
+		}
 	}
-	if zero {
-		return sparse.IsZero(b), true, nil
+	return nil
+}
+
+// group is a number of entries and what is found out about them.
+type group struct {
+	n          int
+	entry      [maxGroup]int
+	ok, looked [maxGroup]bool
+}
+
+// has finds out about the entries of g.
+func (l *locator) has(f *os.File, size int64, g *group) error {
+	var (
+		data [maxGroup][]byte
+		ids  [maxGroup]chunker.ID
+		of   [maxGroup]int // data[k] is that of g.entry[of[k]]
+		n    int
+	)
+	defer func() {
+		for _, b := range data[:n] {
+			bufpool.Put(b)
+		}
+	}()
+	for j, i := range g.entry[:g.n] {
+		start, length := l.Index.Start(i), l.Index.Len(i)
+		if start+int64(length) > size {
+			continue
+		}
+		zero := l.zero.Has(i)
+		// In a hole there are zeros, and zero chunks are known but for odd ones that
+		// are shorter than the greatest size: those are looked at if it matters.
+		if (zero || !l.exact) && sparse.Hole(f, start, int64(length)) {
+			g.ok[j] = zero
+			continue
+		}
+		b := bufpool.Get(length)
+		if _, err := f.ReadAt(b, start); err != nil {
+			bufpool.Put(b)
+			if errors.Is(err, io.EOF) {
+				continue // it has become shorter
+			}
+			return err
+		}
+		g.looked[j] = true
+		if zero {
+			g.ok[j] = sparse.IsZero(b)
+			bufpool.Put(b)
+			continue
+		}
+		data[n], of[n] = b, j
+		n++
 	}
-	return l.Index.Digest().Sum(b) == l.Index.Entries[i].ID, true, nil
+	l.Index.Digest().SumAll(ids[:n], data[:n])
+	for k, id := range ids[:n] {
+		g.ok[of[k]] = id == l.Index.Entries[g.entry[of[k]]].ID
+	}
+	return nil
 }
 
 // join is the distance in bytes below which two ranges are chunked as one.

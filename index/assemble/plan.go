@@ -128,7 +128,7 @@ func NewPlan(ctx context.Context, x *index.Index, o *PlanOptions) (*Plan, error)
 	if err := p.checkLengths(); err != nil {
 		return nil, err
 	}
-	p.findZeros()
+	p.zero = zeroEntries(p.Index)
 	l := locator{Plan: p, workers: workers, progress: o.Progress}
 	for _, s := range o.Seeds {
 		l.total += s.Size
@@ -187,25 +187,25 @@ func (p *Plan) checkLengths() error {
 	return nil
 }
 
-// findZeros marks the entries that are all zero. Only chunks of the greatest
+// zeroEntries returns the entries that are all zero. Only chunks of the greatest
 // size and the last one can be told by their ID alone at no cost; a run of zeros
 // consists of those.
-func (p *Plan) findZeros() {
-	x := p.Index
+func zeroEntries(x *index.Index) bitset.Set {
 	n := len(x.Entries)
-	p.zero = bitset.New(n)
+	zero := bitset.New(n)
 	if n == 0 {
-		return
+		return zero
 	}
 	longest := x.Digest().Sum(make([]byte, x.Params.Max))
-	for i := range p.table.same(p.table.first(longest)) {
-		if x.Len(i) == x.Params.Max {
-			p.zero.Add(i)
+	for i, e := range x.Entries {
+		if e.ID == longest && x.Len(i) == x.Params.Max {
+			zero.Add(i)
 		}
 	}
 	if x.Entries[n-1].ID == x.Digest().Sum(make([]byte, x.Len(n-1))) {
-		p.zero.Add(n - 1)
+		zero.Add(n - 1)
 	}
+	return zero
 }
 
 // Source returns where entry i comes from.

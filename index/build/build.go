@@ -66,8 +66,9 @@ func Stream(ctx context.Context, w *index.Writer, dst store.Store, src io.Reader
 	})
 }
 
-// inFlight bounds the bytes of chunks that workers hold, at least one chunk each.
-const inFlight = 64 << 20
+// inFlight bounds the bytes of chunks on the way, plain and compressed, at least
+// one chunk.
+const inFlight = 128 << 20
 
 type builder struct {
 	w      *index.Writer
@@ -102,8 +103,8 @@ func run(ctx context.Context, w *index.Writer, dst store.Store, o *Options, spli
 	if b.o.Workers <= 0 {
 		b.o.Workers = runtime.GOMAXPROCS(0)
 	}
-	workers := par.Fit(b.o.Workers, w.Header().Params.Max, inFlight)
-	b.queue = par.NewOrdered(ctx, workers, 2*workers, b.work, b.emit)
+	depth := par.Fit(2*b.o.Workers, 2*w.Header().Params.Max, inFlight) // plain and compressed
+	b.queue = par.NewOrdered(ctx, min(b.o.Workers, depth), depth, b.work, b.emit)
 	splitErr := split(ctx, b, &chunker.ParallelOptions{Workers: b.o.Workers, Hole: b.o.Hole})
 	if err := b.queue.Wait(); err != nil {
 		return b.stats, err

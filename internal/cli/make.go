@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -104,6 +105,9 @@ func (f *makeFlags) run(ctx context.Context, a *app, indexLoc, source string) er
 		return err
 	}
 	a.meter.Start("make", src.size)
+	if a.Getenv("GOMEMLIMIT") == "" {
+		defer debug.SetMemoryLimit(debug.SetMemoryLimit(makeHeapLimit))
+	}
 	stats, err := src.build(ctx, w, put, &build.Options{Progress: func(s build.Stats) { a.meter.Update(s.Bytes, src.size, nil) }})
 	a.meter.End()
 	if errors.Is(err, io.ErrUnexpectedEOF) {
@@ -126,6 +130,11 @@ func (f *makeFlags) run(ctx context.Context, a *app, indexLoc, source string) er
 	f.report(a, indexLoc, w, stats)
 	return nil
 }
+
+// makeHeapLimit keeps make below 256 MiB with chunks of up to 32 MiB, by more work
+// for the garbage collector where chunks are large. Only make's chunks count, whose
+// number is bounded.
+const makeHeapLimit = 200 << 20
 
 // longMake is the time after which a make looks whether a garbage collection has
 // removed chunks that it stored or found, for want of an index that needs them.

@@ -83,6 +83,7 @@ func TestMemoryMake(t *testing.T) {
 		{"zeros", 2 << 30, zeros{}, []string{"make", "-s", "store.castr", "x.caibx", "-"}},
 		{"pattern", 1 << 30, &repeated{b: pattern}, []string{"make", "-s", "store.castr", "x.caibx", "-"}},
 		{"small chunks", 256 << 20, rand.NewChaCha8([32]byte{2}), []string{"make", "--index-only", "--chunk-size", "1K", "x.caibx", "-"}},
+		{"greatest chunks", 768 << 20, rand.NewChaCha8([32]byte{3}), []string{"make", "-s", "store.castr", "--chunk-size", "8M", "x.caibx", "-"}},
 		{"large chunks", 1 << 30, &repeated{b: pattern}, []string{"make", "--index-only", "--chunk-size", "1M", "x.caibx", "-"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
