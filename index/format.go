@@ -46,16 +46,28 @@ func NewWriter(w io.Writer, h Header) (*Writer, error) {
 		return nil, err
 	}
 	bw := bufio.NewWriterSize(w, 64<<10)
-	le := binary.LittleEndian
-	b := make([]byte, 0, headerSize)
-	for _, v := range []uint64{
-		48, caformat.Index, uint64(h.Features), uint64(h.Params.Min), uint64(h.Params.Avg), uint64(h.Params.Max),
-		math.MaxUint64, caformat.Table,
-	} {
-		b = le.AppendUint64(b, v)
-	}
-	_, err := bw.Write(b)
+	b := h.encode()
+	_, err := bw.Write(b[:])
 	return &Writer{w: bw, h: h, err: err}, err
+}
+
+// encode returns the records that come before the entries.
+func (h Header) encode() (b [headerSize]byte) {
+	words(b[:], 48, caformat.Index, uint64(h.Features), uint64(h.Params.Min), uint64(h.Params.Avg), uint64(h.Params.Max),
+		math.MaxUint64, caformat.Table)
+	return b
+}
+
+// encodeTail returns what comes behind count entries.
+func encodeTail(count int) (b [tailSize]byte) {
+	words(b[:], 0, 0, 48, 16+entrySize*uint64(count)+tailSize, caformat.TableTail)
+	return b
+}
+
+func words(b []byte, vs ...uint64) {
+	for i, v := range vs {
+		binary.LittleEndian.PutUint64(b[8*i:], v)
+	}
 }
 
 // Header returns the header that was given to [NewWriter].
@@ -86,11 +98,8 @@ func (w *Writer) Close() error {
 	if w.err != nil {
 		return w.err
 	}
-	b := make([]byte, 0, tailSize)
-	for _, v := range []uint64{0, 0, 48, 16 + entrySize*uint64(w.count) + tailSize, caformat.TableTail} {
-		b = binary.LittleEndian.AppendUint64(b, v)
-	}
-	if _, w.err = w.w.Write(b); w.err == nil {
+	b := encodeTail(w.count)
+	if _, w.err = w.w.Write(b[:]); w.err == nil {
 		w.err = w.w.Flush()
 	}
 	if w.err != nil {
@@ -126,6 +135,34 @@ func (x *Index) Encode(w io.Writer) error {
 		}
 	}
 	return iw.Close()
+}
+
+// ReadAt reads from the bytes that [Index.Encode] would write, whose number is
+// [EncodedSize]. It implements [io.ReaderAt].
+func (x *Index) ReadAt(b []byte, off int64) (n int, err error) {
+	if off < 0 {
+		return 0, fmt.Errorf("read an index at offset %d", off)
+	}
+	tail := headerSize + entrySize*int64(len(x.Entries))
+	for n < len(b) {
+		at := off + int64(n)
+		switch {
+		case at < headerSize:
+			h := x.Header.encode()
+			n += copy(b[n:], h[at:])
+		case at < tail:
+			i, rest := (at-headerSize)/entrySize, (at-headerSize)%entrySize
+			var e [entrySize]byte
+			x.Entries[i].encode(&e)
+			n += copy(b[n:], e[rest:])
+		case at < tail+tailSize:
+			t := encodeTail(len(x.Entries))
+			n += copy(b[n:], t[at-tail:])
+		default:
+			return n, io.EOF
+		}
+	}
+	return n, nil
 }
 
 // Reader reads an index entry by entry, in constant memory. It checks what a

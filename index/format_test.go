@@ -399,3 +399,26 @@ func TestWriterWriteError(t *testing.T) {
 		}
 	}
 }
+
+// TestReadAt reads the bytes of an index file at every offset.
+func TestReadAt(t *testing.T) {
+	for _, n := range []int{0, 1, 3} {
+		x := &index.Index{Header: index.Header{Features: index.BlobFeatures(chunker.BLAKE3), Params: chunker.DefaultParams}}
+		for i := range n {
+			x.Entries = append(x.Entries, index.Entry{End: int64(i+1) * 1000, ID: chunker.ID{byte(i), 1}})
+		}
+		var want bytes.Buffer
+		if err := x.Encode(&want); err != nil {
+			t.Fatal(err)
+		}
+		if int64(want.Len()) != index.EncodedSize(n) {
+			t.Fatalf("%d entries: %d bytes, EncodedSize says %d", n, want.Len(), index.EncodedSize(n))
+		}
+		if err := iotest.TestReader(io.NewSectionReader(x, 0, index.EncodedSize(n)), want.Bytes()); err != nil {
+			t.Errorf("%d entries: %v", n, err)
+		}
+		if _, err := x.ReadAt(make([]byte, 1), -1); err == nil {
+			t.Error("a negative offset is no error")
+		}
+	}
+}
