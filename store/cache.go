@@ -22,8 +22,9 @@ type Cache struct {
 }
 
 var (
-	_ Getter = (*Cache)(nil)
-	_ Sizer  = (*Cache)(nil)
+	_ Getter    = (*Cache)(nil)
+	_ Sizer     = (*Cache)(nil)
+	_ Deliverer = (*Cache)(nil)
 )
 
 // Get returns the chunk from the cache, else from the source. A damaged chunk in

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/castorsync/castor/chunker"
@@ -23,7 +24,24 @@ type Copied struct {
 func Copy(ctx context.Context, dst Store, src Getter, ids []chunker.ID, d chunker.Digest, limit, workers int, progress func(Copied)) (Copied, error) {
 	var sum Copied
 	var mu sync.Mutex // guards sum
-	err := par.Each(ctx, workers, len(ids), func(ctx context.Context, i int) error {
+	add := func(present bool, bytes int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		if present {
+			sum.Present++
+		} else {
+			sum.Copied++
+			sum.Bytes += bytes
+		}
+		if progress != nil {
+			progress(sum)
+		}
+	}
+	ids, err := deliver(ctx, dst, src, ids, d, limit, add)
+	if err != nil {
+		return sum, err
+	}
+	err = par.Each(ctx, workers, len(ids), func(ctx context.Context, i int) error {
 		var n int64
 		has, err := dst.Has(ctx, ids[i])
 		if err == nil && !has {
@@ -32,23 +50,45 @@ func Copy(ctx context.Context, dst Store, src Getter, ids []chunker.ID, d chunke
 		if err != nil {
 			return err
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		if has {
-			sum.Present++
-		} else {
-			sum.Copied++
-			sum.Bytes += n
-		}
-		if progress != nil {
-			progress(sum)
-		}
+		add(has, n)
 		return nil
 	})
 	if err != nil {
 		return sum, err
 	}
 	return sum, Sync(ctx, dst)
+}
+
+// deliver lets src bring what dst lacks of ids, if it has the power, and returns what
+// is left to be copied.
+func deliver(ctx context.Context, dst Store, src Getter, ids []chunker.ID, d chunker.Digest, limit int, add func(present bool, bytes int64)) ([]chunker.ID, error) {
+	if _, ok := src.(Deliverer); !ok {
+		return ids, nil
+	}
+	want, err := lacking(ctx, dst, ids)
+	if err != nil {
+		return nil, err
+	}
+	for range len(ids) - len(want) {
+		add(true, 0)
+	}
+	var mu sync.Mutex
+	brought := map[chunker.ID]bool{} // guarded by mu
+	err = Deliver(ctx, src, want, putterFunc(func(ctx context.Context, c Chunk) error {
+		c, err := c.Verify(d, limit)
+		if err == nil {
+			err = dst.Put(ctx, c)
+		}
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		brought[c.ID] = true
+		mu.Unlock()
+		add(false, int64(len(c.Data)))
+		return nil
+	}))
+	return slices.DeleteFunc(want, func(id chunker.ID) bool { return brought[id] }), err
 }
 
 func copyOne(ctx context.Context, dst Store, src Getter, id chunker.ID, d chunker.Digest, limit int) (int64, error) {

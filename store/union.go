@@ -24,8 +24,9 @@ type Union struct {
 }
 
 var (
-	_ Getter = (*Union)(nil)
-	_ Sizer  = (*Union)(nil)
+	_ Getter    = (*Union)(nil)
+	_ Sizer     = (*Union)(nil)
+	_ Deliverer = (*Union)(nil)
 )
 
 // Get returns the chunk from the first source that has it right. If none has,

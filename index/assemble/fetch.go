@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/castorsync/castor/chunker"
+	"github.com/castorsync/castor/internal/bitset"
 	"github.com/castorsync/castor/store"
 )
 
@@ -46,3 +48,43 @@ func (e *MissingError) Error() string {
 }
 
 func (e *MissingError) Unwrap() error { return e.Err }
+
+// deliver lets the store bring what is to be fetched in whatever order it comes, if it
+// can, and writes it. What it does not bring is fetched afterwards.
+func (r *runner) deliver(ctx context.Context) error {
+	if _, ok := r.src.(store.Deliverer); !ok {
+		return nil
+	}
+	var want []chunker.ID
+	for i, e := range r.Index.Entries {
+		if !r.table.later.Has(i) && r.needs(i, Fetch) {
+			want = append(want, e.ID)
+		}
+	}
+	r.delivered = bitset.New(len(r.Index.Entries))
+	return store.Deliver(ctx, r.src, want, (*delivery)(r))
+}
+
+// delivery writes chunks that come unasked.
+type delivery runner
+
+func (d *delivery) Put(ctx context.Context, c store.Chunk) error {
+	r := (*runner)(d)
+	i := r.table.first(c.ID)
+	if i == none || !r.needs(i, Fetch) {
+		return nil
+	}
+	n := r.Index.Len(i)
+	b, err := c.Open(r.Index.Digest(), n)
+	if err == nil && len(b) != n {
+		err = fmt.Errorf("%w: %v has %d bytes and the index says %d", store.ErrDamaged, c.ID, len(b), n)
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.writeAll(i, Fetch, b); err != nil {
+		return err
+	}
+	r.delivered.Add(i)
+	return nil
+}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/castorsync/castor/internal/bitset"
 	"github.com/castorsync/castor/internal/bufpool"
 	"github.com/castorsync/castor/internal/par"
 	"github.com/castorsync/castor/internal/reflink"
@@ -95,6 +96,8 @@ type runner struct {
 	o     Options
 	block int64         // unit of shared storage; 0: none
 	cold  []atomic.Bool // for each seed: storage cannot be shared
+
+	delivered bitset.Set // first entries of chunks that have come unasked; nil: none
 
 	noPunch               atomic.Bool
 	roundBytes, heldBytes int // of moves
@@ -257,6 +260,9 @@ func (r *runner) fill(ctx context.Context) error {
 	if !r.o.NoReflink && !r.dst.Fixed && len(r.seeds) > 0 {
 		r.block, _ = reflink.BlockSize(r.dst.File) // 0 if it cannot be told
 	}
+	if err := r.deliver(ctx); err != nil {
+		return err
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	tasks := make(chan task)
 	g.Go(func() error {
@@ -298,7 +304,7 @@ func (r *runner) plan(ctx context.Context, tasks chan<- task) error {
 		}
 		source := Copy
 		if !r.needs(i, Copy) {
-			if source = Fetch; !r.needs(i, Fetch) {
+			if source = Fetch; !r.needs(i, Fetch) || r.delivered != nil && r.delivered.Has(i) {
 				continue
 			}
 		}
@@ -447,6 +453,12 @@ func (r *runner) fetch(ctx context.Context, i int, s Source) error {
 		return err
 	}
 	defer c.Release()
+	return r.writeAll(i, s, b)
+}
+
+// writeAll writes the fetched chunk b with first entry i to all the places that were
+// planned to come from s.
+func (r *runner) writeAll(i int, s Source, b []byte) error {
 	r.mu.Lock()
 	r.stats.Fetched.add(len(b))
 	r.mu.Unlock()

@@ -40,11 +40,12 @@ func newCache(a *app) *cobra.Command {
 }
 
 func fillCache(ctx context.Context, a *app, f sources, loc string) error {
-	x, err := a.index(loc)
+	from := sources{stores: f.stores, key: f.key}
+	defer from.close()
+	x, err := from.index(a, loc)
 	if err != nil {
 		return err
 	}
-	from := sources{stores: f.stores}
 	src, err := from.open(a, loc, x)
 	if err != nil {
 		return err

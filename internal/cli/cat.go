@@ -45,7 +45,8 @@ func (f *catFlags) run(ctx context.Context, a *app, loc string) error {
 			return usagef("--length: %w", err)
 		}
 	}
-	x, err := a.index(loc)
+	defer f.close()
+	x, err := f.index(a, loc)
 	if err != nil {
 		return err
 	}
@@ -56,7 +57,6 @@ func (f *catFlags) run(ctx context.Context, a *app, loc string) error {
 	if err != nil {
 		return err
 	}
-	defer f.close()
 	seeds, err := f.openSeeds(a)
 	if err != nil {
 		return err

@@ -172,12 +172,14 @@ casync and desync read what castor writes; castor always reads theirs.`,
 	root.AddGroup(
 		&cobra.Group{ID: groupMake, Title: "Make:"},
 		&cobra.Group{ID: groupGet, Title: "Get:"},
+		&cobra.Group{ID: groupServe, Title: "Serve:"},
 		&cobra.Group{ID: groupInspect, Title: "Inspect:"},
 		&cobra.Group{ID: groupMaintain, Title: "Maintain:"},
 	)
 	root.AddCommand(
 		newMake(a), newChop(a),
 		newExtract(a), newCat(a), newCache(a),
+		newCast(a),
 		newInfo(a), newChunks(a), newRootCommand(a), newDigest(a), newDiff(a), newVerify(a),
 		newCheck(a), newGC(a),
 		newDemo(a), newVersion(a),
@@ -203,6 +205,7 @@ casync and desync read what castor writes; castor always reads theirs.`,
 const (
 	groupMake     = "make"
 	groupGet      = "get"
+	groupServe    = "serve"
 	groupInspect  = "inspect"
 	groupMaintain = "maintain"
 )

@@ -67,7 +67,8 @@ func (f *extractFlags) run(ctx context.Context, a *app, indexLoc, dest string) e
 	if f.workers < 0 {
 		return usagef("--concurrency %d: want 1 or more", f.workers)
 	}
-	x, err := a.index(indexLoc)
+	defer f.close()
+	x, err := f.index(a, indexLoc)
 	if err != nil {
 		return err
 	}
@@ -78,7 +79,6 @@ func (f *extractFlags) run(ctx context.Context, a *app, indexLoc, dest string) e
 	if err != nil {
 		return err
 	}
-	defer f.close()
 	seeds, err := f.openSeeds(a)
 	if err != nil {
 		return err

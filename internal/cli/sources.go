@@ -17,6 +17,8 @@ import (
 	"github.com/castorsync/castor/index/assemble"
 	"github.com/castorsync/castor/internal/blockdev"
 	"github.com/castorsync/castor/internal/location"
+	"github.com/castorsync/castor/mcast"
+	"github.com/castorsync/castor/mcast/wire"
 	"github.com/castorsync/castor/store"
 	"github.com/castorsync/castor/store/dir"
 )
@@ -26,7 +28,9 @@ type sources struct {
 	stores []string
 	cache  string
 	seeds  []string
+	key    string
 
+	channel *mcast.Source // that the index comes from; nil: none
 	closers []io.Closer
 	hits    *store.Cache // nil without a cache
 }
@@ -34,6 +38,61 @@ type sources struct {
 func (s *sources) addStores(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVarP(&s.stores, "store", "s", nil, "store to get chunks from; may be given several times, and they are asked in order (default: $CASTOR_STORE, else default.castr beside the index)")
 	cmd.Flags().StringVarP(&s.cache, "cache", "c", "", "local store that is asked first, and filled with what comes from the others")
+	cmd.Flags().StringVar(&s.key, "key", "", "file with the network key of a multicast channel, see castor cast keygen")
+}
+
+// index reads the index at loc, which may be a multicast channel.
+func (s *sources) index(a *app, loc string) (*index.Index, error) {
+	if !location.IsMulticast(loc) {
+		return a.index(loc)
+	}
+	m, err := location.ParseMulticast(loc)
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	if m.Root == (chunker.ID{}) {
+		return nil, usagef("%s: name the root of the index, as castor root prints it, behind the interface", loc)
+	}
+	if s.channel, err = s.multicast(a, m, m.Root); err != nil {
+		return nil, err
+	}
+	a.meter.Start("index", 0)
+	x, err := s.channel.ReceiveIndex(a.ctx)
+	a.meter.End()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", loc, err)
+	}
+	return x, nil
+}
+
+// multicast opens the channel of root. It is closed with the sources.
+func (s *sources) multicast(a *app, m location.Multicast, root chunker.ID) (*mcast.Source, error) {
+	key, err := readKey(s.key)
+	if err != nil {
+		return nil, err
+	}
+	c, err := m.Source(root, key)
+	if err != nil {
+		return nil, err
+	}
+	c.Options.Log = a.log
+	s.closers = append(s.closers, c)
+	return c, nil
+}
+
+// readKey reads a network key; no name means no key.
+func readKey(name string) (*wire.Key, error) {
+	if name == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("key %w", err)
+	}
+	if len(b) != wire.KeySize {
+		return nil, fmt.Errorf("key %s: %d bytes, want %d", name, len(b), wire.KeySize)
+	}
+	return (*wire.Key)(b), nil
 }
 
 func (s *sources) addSeeds(cmd *cobra.Command) {
@@ -69,6 +128,14 @@ func (s *sources) openStores(a *app, loc string, x *index.Index) (store.Getter, 
 	if env := a.Getenv("CASTOR_STORE"); len(named) == 0 && env != "" {
 		named = []string{env}
 	}
+	var all []store.Getter
+	if s.channel != nil {
+		s.channel.Alone = len(named) == 0
+		all = append(all, s.channel)
+		if len(named) == 0 {
+			return s.union(a, x, all...), nil
+		}
+	}
 	if len(named) == 0 {
 		d, err := location.Store(location.DefaultStore(loc), nil)
 		if _, missing := errors.AsType[*location.NotFoundError](err); missing {
@@ -79,8 +146,16 @@ func (s *sources) openStores(a *app, loc string, x *index.Index) (store.Getter, 
 		}
 		return s.union(a, x, d), nil
 	}
-	var all []store.Getter
 	for _, name := range named {
+		if location.IsMulticast(name) {
+			c, err := s.join(a, name, x)
+			if err != nil {
+				return nil, err
+			}
+			c.Alone = len(named) == 1 && s.channel == nil
+			all = append(all, c)
+			continue
+		}
 		d, err := location.Store(name, nil)
 		if err != nil {
 			return nil, err
@@ -88,6 +163,24 @@ func (s *sources) openStores(a *app, loc string, x *index.Index) (store.Getter, 
 		all = append(all, d)
 	}
 	return s.union(a, x, all...), nil
+}
+
+// join opens the channel of x on the interface that a URL names.
+func (s *sources) join(a *app, loc string, x *index.Index) (*mcast.Source, error) {
+	m, err := location.ParseMulticast(loc)
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	root := x.Root()
+	if m.Name != "" || m.Root != (chunker.ID{}) && m.Root != root {
+		return nil, usagef("%s: as a store, it is the channel of the index, %v", loc, root)
+	}
+	c, err := s.multicast(a, m, root)
+	if err != nil {
+		return nil, err
+	}
+	c.Index = x
+	return c, nil
 }
 
 func (s *sources) union(a *app, x *index.Index, sources ...store.Getter) *store.Union {

@@ -69,3 +69,21 @@ func Count(n int) string {
 	}
 	return s
 }
+
+// ParseRate reads a number of bits a second: "200M", "1G", "64kbit". Units are powers
+// of 1000, as is usual for rates.
+func ParseRate(s string) (float64, error) {
+	t := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(strings.TrimSpace(s)), "/s"), "bit")
+	factor := 1.0
+	for unit, f := range map[string]float64{"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12} {
+		if digits, ok := strings.CutSuffix(t, unit); ok {
+			t, factor = digits, f
+			break
+		}
+	}
+	f, err := strconv.ParseFloat(strings.TrimSpace(t), 64)
+	if err != nil || !(f > 0) || f*factor > 1e15 {
+		return 0, fmt.Errorf("rate %q: want bits a second such as 200M or 1.5G", s)
+	}
+	return f * factor, nil
+}

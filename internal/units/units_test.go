@@ -160,3 +160,15 @@ func TestCount(t *testing.T) {
 		}
 	}
 }
+
+func TestParseRate(t *testing.T) {
+	for s, want := range map[string]float64{
+		"1000": 1000, "200M": 200e6, "1.5G": 1.5e9, "64kbit/s": 64e3, " 10 g ": 10e9,
+		"": 0, "-1M": 0, "0": 0, "M": 0, "1X": 0, "nan": 0, "inf": 0,
+	} {
+		got, err := units.ParseRate(s)
+		if got != want || (err == nil) != (want > 0) {
+			t.Errorf("ParseRate(%q) = %v, %v, want %v", s, got, err, want)
+		}
+	}
+}

@@ -1,0 +1,151 @@
+package mcast
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/castorsync/castor/chunker"
+	"github.com/castorsync/castor/index"
+	"github.com/castorsync/castor/mcast/wire"
+	"github.com/castorsync/castor/store"
+)
+
+// content is an index and the chunks of it, numbered as a channel does.
+type content struct {
+	index *index.Index
+	first []uint32 // the first entry of each distinct chunk; nil if all are distinct
+	space wire.Space
+}
+
+// newContent numbers the distinct chunks of x, whose buckets have the given level.
+func newContent(x *index.Index, level int) (*content, error) {
+	c := &content{index: x, first: firsts(x)}
+	c.space = wire.Space{IndexBytes: index.EncodedSize(len(x.Entries)), Chunks: len(x.Entries), Level: level}
+	if c.first != nil {
+		c.space.Chunks = len(c.first)
+	}
+	return c, c.space.Check()
+}
+
+// firsts returns the entries that hold a chunk no entry before them holds; nil if all
+// do. It takes four bytes an entry.
+func firsts(x *index.Index) []uint32 {
+	byID := make([]uint32, len(x.Entries))
+	for i := range byID {
+		byID[i] = uint32(i)
+	}
+	slices.SortFunc(byID, func(a, b uint32) int {
+		if c := bytes.Compare(x.Entries[a].ID[:], x.Entries[b].ID[:]); c != 0 {
+			return c
+		}
+		return int(a) - int(b)
+	})
+	first := byID[:0]
+	for i, e := range byID {
+		if i == 0 || x.Entries[e].ID != x.Entries[byID[i-1]].ID {
+			first = append(first, e)
+		}
+	}
+	if len(first) == len(x.Entries) {
+		return nil
+	}
+	slices.Sort(first)
+	return slices.Clip(slices.Clone(first))
+}
+
+// entry returns the first entry of chunk number n.
+func (c *content) entry(n int) int {
+	if c.first == nil {
+		return n
+	}
+	return int(c.first[n])
+}
+
+// id returns the ID of chunk number n, and length its length in bytes.
+func (c *content) id(n int) chunker.ID { return c.index.Entries[c.entry(n)].ID }
+func (c *content) length(n int) int    { return c.index.Len(c.entry(n)) }
+
+// bytes returns how many bytes the chunks of a group have when they are plain.
+func (c *content) bytes(ord uint32) (n int64) {
+	from, to := c.space.ChunkRange(ord)
+	for i := from; i < to; i++ {
+		n += int64(c.length(i))
+	}
+	return n
+}
+
+// object returns the bytes of the object of a group, made from chunks of src in the
+// form in which it stores them. A chunk that src does not have, or not right, is
+// marked absent; other failures are errors.
+func (c *content) object(ctx context.Context, ord uint32, src store.Getter) ([]byte, error) {
+	kind, i, ok := c.space.Kind(ord)
+	switch {
+	case !ok || kind == wire.Control:
+		return nil, fmt.Errorf("group %d carries no object", ord)
+	case kind == wire.IndexPiece:
+		from := int64(i) * wire.IndexObjectSize
+		b := make([]byte, min(wire.IndexObjectSize, c.space.IndexBytes-from))
+		_, err := c.index.ReadAt(b, from)
+		return b, err
+	}
+	from, to := c.space.ChunkRange(ord)
+	parts := make([]wire.Part, to-from)
+	chunks := make([]store.Chunk, to-from)
+	size := wire.DirectorySize(to - from)
+	for n := from; n < to; n++ {
+		ch, err := src.Get(ctx, c.id(n))
+		if err == nil {
+			ch, err = c.sendable(ch, n)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case store.Missing(err), errors.Is(err, store.ErrDamaged):
+			parts[n-from] = wire.Part{Form: wire.Absent}
+			continue
+		case err != nil:
+			return nil, err
+		}
+		form := wire.Plain
+		if ch.Codec != nil {
+			form = wire.Zstd
+		}
+		chunks[n-from], parts[n-from] = ch, wire.Part{Form: form, Length: len(ch.Data)}
+		size += len(ch.Data)
+	}
+	b, err := wire.AppendDirectory(make([]byte, 0, size), parts)
+	if err != nil {
+		return nil, err
+	}
+	for _, ch := range chunks {
+		b = append(b, ch.Data...)
+		ch.Release()
+	}
+	return b, nil
+}
+
+// sendable returns the chunk, which is number n, in a form that can be sent: plain or
+// zstd. Its content is what its name says: a channel would repeat a damaged chunk for
+// ever.
+func (c *content) sendable(ch store.Chunk, n int) (store.Chunk, error) {
+	id := c.id(n)
+	if ch.ID != id {
+		return ch, fmt.Errorf("%w: got %v for %v", store.ErrDamaged, ch.ID, id)
+	}
+	plain, err := ch.Open(c.index.Digest(), c.length(n))
+	if err != nil {
+		return ch, err
+	}
+	if ch.Codec == nil || ch.Codec.Name() == zstdName && len(ch.Data) < len(plain) {
+		return ch, nil
+	}
+	p := store.Chunk{ID: id, Data: slices.Clone(plain)}
+	ch.Release()
+	return p, nil
+}
+
+// zstdName is the name of the codec whose chunks are sent as they are.
+const zstdName = "zstd"

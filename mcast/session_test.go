@@ -1,0 +1,145 @@
+package mcast
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/castorsync/castor/chunker"
+	"github.com/castorsync/castor/index"
+	"github.com/castorsync/castor/store"
+	"github.com/castorsync/castor/store/storetest"
+)
+
+// noise makes an index of size random bytes, and a store that has its chunks.
+func noise(t testing.TB, size int, seed byte) (*index.Index, *storetest.Memory) {
+	t.Helper()
+	b := make([]byte, size)
+	rand.NewChaCha8([32]byte{seed}).Read(b)
+	return cut(t, b)
+}
+
+func cut(t testing.TB, b []byte) (*index.Index, *storetest.Memory) {
+	t.Helper()
+	x := &index.Index{Header: index.Header{Features: index.BlobFeatures(chunker.BLAKE3), Params: chunker.DefaultParams}}
+	m := &storetest.Memory{}
+	r := chunker.NewReader(bytes.NewReader(b), x.Params)
+	at := int64(0)
+	for {
+		c, err := r.Next()
+		if err != nil {
+			break
+		}
+		at += int64(len(c))
+		id := chunker.BLAKE3.Sum(c)
+		x.Entries = append(x.Entries, index.Entry{End: at, ID: id})
+		if err := m.Put(context.Background(), store.Chunk{ID: id, Data: c}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return x, m
+}
+
+// run is a distribution over a memNet.
+type run struct {
+	net     *memNet
+	x       *index.Index
+	rate    float64
+	results []Result
+	stores  []*storetest.Memory
+}
+
+// start runs a sender until the context ends.
+func (d *run) serve(ctx context.Context, m store.Getter, o SendOptions) *Sender {
+	o.Rate = d.rate
+	s := NewSender([]SenderLink{d.net.sender()}, &o)
+	if err := s.SetOffers([]Offer{{d.x, m}}); err != nil {
+		panic(err)
+	}
+	go s.Run(ctx)
+	return s
+}
+
+func receive(ctx context.Context, l ReceiverLink, x *index.Index, m *storetest.Memory, o *ReceiveOptions) (Result, error) {
+	s, err := Dial(ctx, []ReceiverLink{l}, x.Root(), o)
+	if err != nil {
+		return Result{}, err
+	}
+	defer s.Close()
+	y, err := s.Index(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	return s.Receive(ctx, y, func(id chunker.ID) bool { has, _ := m.Has(ctx, id); return !has }, m)
+}
+
+// TestDistribution sends to several receivers at several rates of loss, and looks at
+// what it costs.
+func TestDistribution(t *testing.T) {
+	size := 100 << 20
+	if testing.Short() {
+		size = 8 << 20
+	}
+	for _, tt := range []struct {
+		receivers int
+		loss      float64
+		rate      float64
+		most      float64 // bytes on the wire for each of content
+	}{
+		{1, 0, 200e6 / 8, 1.08},
+		{4, 0, 200e6 / 8, 1.08},
+		{4, 0, 1e9 / 8, 1.08},
+		{4, 0.05, 200e6 / 8, 1.22},
+		{40, 0, 200e6 / 8, 1.08},
+		{40, 0.05, 200e6 / 8, 1.28},
+		{4, 0.20, 200e6 / 8, 1.6},
+	} {
+		t.Run(fmt.Sprintf("%d receivers, %.0f %%, %.0f Mbit", tt.receivers, 100*tt.loss, tt.rate*8/1e6), func(t *testing.T) {
+			x, m := noise(t, size, 1)
+			synctest.Test(t, func(t *testing.T) {
+				d := &run{net: newMemNet(), x: x, rate: tt.rate}
+				ctx, cancel := context.WithCancel(context.Background())
+				d.serve(ctx, m, SendOptions{})
+				begin := time.Now()
+				var wg sync.WaitGroup
+				for i := range tt.receivers {
+					l := d.net.receiver(tt.loss)
+					wg.Go(func() {
+						time.Sleep(time.Duration(i) * time.Millisecond)
+						got := &storetest.Memory{}
+						r, err := receive(ctx, l, x, got, nil)
+						if err != nil || r.Err != nil || r.Bytes != int64(size) {
+							t.Errorf("receiver %d: %+v, %v", i, r, err)
+						}
+					})
+				}
+				wg.Wait()
+				took := time.Since(begin)
+				d.net.mu.Lock()
+				bytes := d.net.bytes
+				d.net.mu.Unlock()
+				ratio := float64(bytes) / float64(size)
+				t.Logf("%.3f× bytes, %v = %.2f of bytes/rate, %d joins", ratio, took.Round(time.Millisecond), took.Seconds()/(float64(bytes)/tt.rate), d.net.joins)
+				if ratio > tt.most && !testing.Short() { // the beginning costs more
+					t.Errorf("sent %.3f× the content, want at most %.2f×", ratio, tt.most)
+				}
+				time.Sleep(3 * time.Second)
+				d.net.mu.Lock()
+				before := d.net.packets
+				d.net.mu.Unlock()
+				time.Sleep(time.Hour)
+				d.net.mu.Lock()
+				defer d.net.mu.Unlock()
+				if d.net.packets != before {
+					t.Errorf("%d packets though nobody listens", d.net.packets-before)
+				}
+				cancel()
+			})
+		})
+	}
+}

@@ -1,0 +1,109 @@
+package mcast
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/castorsync/castor/chunker"
+	"github.com/castorsync/castor/index"
+	"github.com/castorsync/castor/store"
+)
+
+// Source is the channel of an index as a source of chunks. It cannot be asked for one
+// chunk: it has the power of a [store.Deliverer].
+type Source struct {
+	Loc     string // for messages
+	Root    chunker.ID
+	Links   []ReceiverLink // those that implement io.Closer are closed by Close
+	Options ReceiveOptions
+
+	// Index is the index that Root names. It must be set before Deliver.
+	Index *index.Index
+
+	// Alone says that there is no other source, so that nobody is in a hurry to ask
+	// one when the channel fails.
+	Alone bool
+
+	session *Session
+	failed  error // why not everything was delivered
+	result  Result
+}
+
+var (
+	_ store.Getter    = (*Source)(nil)
+	_ store.Deliverer = (*Source)(nil)
+)
+
+func (s *Source) dial(ctx context.Context) (*Session, error) {
+	if s.session != nil {
+		return s.session, nil
+	}
+	var err error
+	s.session, err = Dial(ctx, s.Links, s.Root, &s.Options)
+	return s.session, err
+}
+
+// ReceiveIndex receives the index, if Index is not set, sets it and returns it.
+func (s *Source) ReceiveIndex(ctx context.Context) (*index.Index, error) {
+	if s.Index != nil {
+		return s.Index, nil
+	}
+	c, err := s.dial(ctx)
+	if err == nil {
+		s.Index, err = c.Index(ctx)
+	}
+	return s.Index, err
+}
+
+// stampede is the time over which receivers spread that turn to another store when the
+// channel fails.
+const stampede = 2 * time.Second
+
+// Deliver implements [store.Deliverer].
+func (s *Source) Deliver(ctx context.Context, want []chunker.ID, sink store.Putter) error {
+	c, err := s.dial(ctx)
+	if err == nil {
+		wanted := make(map[chunker.ID]struct{}, len(want))
+		for _, id := range want {
+			wanted[id] = struct{}{}
+		}
+		s.result, err = c.Receive(ctx, s.Index, func(id chunker.ID) bool { _, ok := wanted[id]; return ok }, sink)
+		if err != nil {
+			return err
+		}
+		err = s.result.Err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	s.failed = err
+	if err != nil && !s.Alone {
+		Jitter(ctx, stampede)
+	}
+	return nil
+}
+
+// Get says why the channel has not brought the chunk.
+func (s *Source) Get(_ context.Context, id chunker.ID) (store.Chunk, error) {
+	err := s.failed
+	if err == nil {
+		err = errors.New("chunks come only as a whole")
+	}
+	return store.Chunk{}, &store.Error{Op: "receive", Loc: s.Loc, ID: id, Err: err}
+}
+
+// Close leaves the channel and closes the links.
+func (s *Source) Close() error {
+	if s.session != nil {
+		s.session.Close()
+	}
+	var errs []error
+	for _, l := range s.Links {
+		if c, ok := l.(io.Closer); ok {
+			errs = append(errs, c.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
