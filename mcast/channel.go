@@ -9,6 +9,7 @@ import (
 
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/index"
+	"github.com/castorsync/castor/internal/bufpool"
 	"github.com/castorsync/castor/mcast/wire"
 	"github.com/castorsync/castor/store"
 )
@@ -79,15 +80,17 @@ func (c *content) bytes(ord uint32) (n int64) {
 
 // object returns the bytes of the object of a group, made from chunks of src in the
 // form in which it stores them. A chunk that src does not have, or not right, is
-// marked absent; other failures are errors.
-func (c *content) object(ctx context.Context, ord uint32, src store.Getter) ([]byte, error) {
+// marked absent; other failures are errors. Behind the object there is room for
+// padding of up to pad bytes. It is a buffer of internal/bufpool.
+func (c *content) object(ctx context.Context, ord uint32, src store.Getter, pad int) ([]byte, error) {
 	kind, i, ok := c.space.Kind(ord)
 	switch {
 	case !ok || kind == wire.Control:
 		return nil, fmt.Errorf("group %d carries no object", ord)
 	case kind == wire.IndexPiece:
 		from := int64(i) * wire.IndexObjectSize
-		b := make([]byte, min(wire.IndexObjectSize, c.space.IndexBytes-from))
+		size := int(min(wire.IndexObjectSize, c.space.IndexBytes-from))
+		b := bufpool.Get(size + pad)[:size]
 		_, err := c.index.ReadAt(b, from)
 		return b, err
 	}
@@ -116,7 +119,7 @@ func (c *content) object(ctx context.Context, ord uint32, src store.Getter) ([]b
 		chunks[n-from], parts[n-from] = ch, wire.Part{Form: form, Length: len(ch.Data)}
 		size += len(ch.Data)
 	}
-	b, err := wire.AppendDirectory(make([]byte, 0, size), parts)
+	b, err := wire.AppendDirectory(bufpool.Get(size + pad)[:0], parts)
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ const (
 	fewObjects    = 4                      // in service at once on a clean link
 	manyObjects   = 16                     // and on a lossy one
 	holdBack      = 150 * time.Millisecond // for all hosts to join what is begun
-	gatherQuiet   = 60 * time.Millisecond // without a new host, before a channel begins
+	gatherQuiet   = 60 * time.Millisecond  // without a new host, before a channel begins
 	gatherMost    = time.Second            // and at most since the first one
 	minGrace      = 40 * time.Millisecond  // for listeners to leave, before more is sent
 	maxGrace      = 500 * time.Millisecond

@@ -15,6 +15,7 @@ import (
 
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/index"
+	"github.com/castorsync/castor/internal/bufpool"
 	"github.com/castorsync/castor/mcast/fec"
 	"github.com/castorsync/castor/mcast/mld"
 	"github.com/castorsync/castor/mcast/wire"
@@ -59,7 +60,7 @@ type SendOptions struct {
 	// networks on which listeners cannot be seen.
 	Always bool
 
-	// Memory is about how many bytes of objects are held; 0: 32 MiB.
+	// Memory is about how many bytes of objects are held; 0: 24 MiB.
 	Memory int64
 }
 
@@ -67,7 +68,7 @@ type SendOptions struct {
 const (
 	DefaultRate   = 100e6 / 8
 	defaultMTU    = 1500
-	defaultMemory = 32 << 20
+	defaultMemory = 24 << 20
 )
 
 // perPacket is what a packet has on Ethernet besides the UDP payload, in bytes.
@@ -318,9 +319,9 @@ type payload struct {
 }
 
 func (p *payload) size() int64 {
-	n := int64(len(p.data))
+	n := int64(cap(p.data))
 	for _, r := range p.repair {
-		n += int64(len(r))
+		n += int64(cap(r))
 	}
 	return n
 }
@@ -334,9 +335,9 @@ func (p *payload) symbol(block, esi int) (symbol []byte, grown int64) {
 	}
 	if p.repair[block] == nil {
 		source := p.layout.Block(p.data, block)
-		p.repair[block] = make([]byte, len(source))
+		p.repair[block] = bufpool.Get(len(source))
 		fec.Repair(p.repair[block], source, size)
-		grown = int64(len(source))
+		grown = int64(cap(p.repair[block]))
 	}
 	return p.repair[block][(esi-k)*size:][:size], grown
 }
@@ -514,7 +515,7 @@ func (l *sendLink) load(ctx context.Context, wg *sync.WaitGroup) {
 
 // payload makes the object of a group ready to be sent.
 func (c *channel) payload(ctx context.Context, ord uint32) (*payload, error) {
-	b, err := c.object(ctx, ord, c.store)
+	b, err := c.object(ctx, ord, c.store, c.symbol)
 	if err != nil {
 		return nil, err
 	}
@@ -522,7 +523,8 @@ func (c *channel) payload(ctx context.Context, ord uint32) (*payload, error) {
 	if p.layout.Blocks > math.MaxUint16 || len(b) > math.MaxUint32 {
 		return nil, fmt.Errorf("an object of %d bytes is too large to be sent", len(b))
 	}
-	p.data = append(b, make([]byte, p.layout.Padded()-int64(len(b)))...)
+	p.data = b[:p.layout.Padded()]
+	clear(p.data[len(b):])
 	p.repair = make([][]byte, p.layout.Blocks)
 	return p, nil
 }
@@ -541,6 +543,9 @@ func (l *sendLink) loaded(r loadResult) {
 		return
 	}
 	l.stats.loads.Add(1)
+	if l.payloads[r.key] != nil { // it was dropped with its offer and has come again
+		l.drop(r.key)
+	}
 	l.payloads[r.key] = r.p
 	l.bytes += r.p.size()
 	l.used++
@@ -551,8 +556,13 @@ func (l *sendLink) loaded(r loadResult) {
 }
 
 func (l *sendLink) drop(k objectKey) {
-	l.bytes -= l.payloads[k].size()
+	p := l.payloads[k]
+	l.bytes -= p.size()
 	delete(l.payloads, k)
+	bufpool.Put(p.data)
+	for _, r := range p.repair {
+		bufpool.Put(r)
+	}
 	if o := l.schedule.objects[k]; o != nil {
 		o.loaded = false
 	}

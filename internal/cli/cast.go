@@ -5,9 +5,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -35,6 +37,7 @@ type castFlags struct {
 	noQuerier  bool
 	advertise  bool
 	v1         bool
+	metrics    string
 }
 
 func newCast(a *app) *cobra.Command {
@@ -79,6 +82,7 @@ SIGHUP reads the indexes again.`,
 	fl.BoolVar(&f.noQuerier, "no-querier", false, "never ask hosts what they listen to, even if no router does")
 	fl.BoolVar(&f.advertise, "mrd", false, "advertise as a multicast router, for switches that forward reports to routers only")
 	fl.BoolVar(&f.v1, "mld1", false, "also hear hosts that know only version 1 of MLD")
+	fl.StringVar(&f.metrics, "metrics", "", "address at which to serve figures for Prometheus, as http://ADDR/metrics (example: localhost:9470)")
 	cmd.AddCommand(newKeygen(a))
 	return cmd
 }
@@ -121,6 +125,9 @@ func (f *castFlags) run(ctx context.Context, a *app, args []string) error {
 	if err := dropNetRaw(); err != nil {
 		a.log.Warn("a capability that is not needed any more could not be given up", "error", err)
 	}
+	if a.Getenv("GOGC") == "" {
+		debug.SetGCPercent(20) // what is held is large, and little is made anew
+	}
 	s := mcast.NewSender(links, &mcast.SendOptions{
 		Rate: rate / 8, Loss: f.loss / 100, Key: key, Scope: scope, SSM: lo.Source.IsValid(),
 		MTU: f.mtu, URL: f.url, Log: a.log, Always: f.always,
@@ -133,6 +140,11 @@ func (f *castFlags) run(ctx context.Context, a *app, args []string) error {
 	defer signal.Stop(hup)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	if f.metrics != "" {
+		if err := serveMetrics(ctx, f.metrics, func(w http.ResponseWriter) { s.Status().WriteMetrics(w) }); err != nil {
+			return fmt.Errorf("--metrics: %w", err)
+		}
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
 	a.meter.Start("cast", 0)
@@ -142,6 +154,10 @@ func (f *castFlags) run(ctx context.Context, a *app, args []string) error {
 	for {
 		select {
 		case err := <-ended:
+			st := s.Status()
+			a.meter.Update(st.Bytes, 0, st.Fields())
+			a.meter.End()
+			a.say("sent %s in %s packets", units.Size(st.Bytes), units.Count(int(st.Packets)))
 			return err
 		case <-hup:
 			if err := f.offer(a, s, args, s); err != nil {

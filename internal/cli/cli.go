@@ -182,7 +182,7 @@ casync and desync read what castor writes; castor always reads theirs.`,
 		newCast(a),
 		newInfo(a), newChunks(a), newRootCommand(a), newDigest(a), newDiff(a), newVerify(a),
 		newCheck(a), newGC(a),
-		newDemo(a), newVersion(a),
+		newDoctor(a), newDemo(a), newVersion(a),
 	)
 	root.AddCommand(topics()...)
 	root.SuggestionsMinimumDistance = 2

@@ -44,6 +44,7 @@ removed at the end, and is done with the commands that are printed.`,
 			return (&demo{a, tmp, mib << 20}).run(cmd.Context())
 		},
 	}
+	cmd.AddCommand(newDemoMulticast(a))
 	cmd.Flags().StringVar(&dir, "dir", "", "directory to work in and to keep (default: a temporary one)")
 	cmd.Flags().IntVar(&mib, "size", 64, "size of the image in MiB")
 	return cmd
