@@ -7,7 +7,7 @@ GO ?= go
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build test test-setup check bench bench-go bench-commands fuzz man
+.PHONY: build test test-setup check bench bench-go bench-commands bench-mcast fuzz man
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o castor ./cmd/castor
@@ -28,6 +28,10 @@ bench-go:
 
 bench-commands:
 	./docs/bench/commands.sh
+
+# Multicast beside uftp and udpcast, in namespaces; needs root.
+bench-mcast:
+	./docs/bench/mcast.py
 
 # Every fuzz target for a while: make fuzz FUZZTIME=5m
 FUZZTIME ?= 30s

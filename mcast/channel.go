@@ -21,7 +21,22 @@ type content struct {
 	space wire.Space
 }
 
-// newContent numbers the distinct chunks of x, whose buckets have the given level.
+// Sizes between which the plain bytes of a bucket are, about, and how many buckets
+// there are between them: so many that receivers find each other's pace, and so large
+// that sending one takes longer than joining and leaving it.
+const (
+	minBucket = 1 << 20
+	maxBucket = 16 << 20
+	buckets   = 256
+)
+
+// levelOf returns the level of the buckets of x. It follows from the index alone, so that
+// all its senders number their groups alike.
+func levelOf(x *index.Index) int {
+	return wire.LevelFor(min(max(x.Size()/buckets, minBucket), maxBucket), x.Size()/int64(max(len(x.Entries), 1)))
+}
+
+// newContent numbers the distinct chunks of x, and its groups with buckets of a level.
 func newContent(x *index.Index, level int) (*content, error) {
 	c := &content{index: x, first: firsts(x)}
 	c.space = wire.Space{IndexBytes: index.EncodedSize(len(x.Entries)), Chunks: len(x.Entries), Level: level}

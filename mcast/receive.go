@@ -49,6 +49,7 @@ type ReceiveOptions struct {
 	Key    *wire.Key
 	Scope  wire.Scope     // 0: site
 	Source netip.Addr     // of the sender; valid means source-specific groups
+	Index  *index.Index   // that the root names, if it is at hand; nil: it is not
 	Wait   time.Duration  // for the first announcement; 0: 3 s
 	Memory int64          // bytes of objects on the way; 0: 256 MiB
 	Log    *slog.Logger   // may be nil
@@ -63,8 +64,6 @@ type Progress struct {
 	Packets  int64  // received
 	Lost     int64  // estimated from the sequence numbers
 	Bytes    int64  // received, headers included
-	Chunks   int    // delivered
-	Size     int64  // bytes of those, plain
 	Rate     uint64 // of the sender, in bit/s
 	Lap      uint32 // of the sender
 	Hosts    uint32 // that listen, as the sender says
@@ -88,8 +87,9 @@ const (
 	byeAfter    = time.Second     // the same when it has said so
 	stalledMin  = 6 * time.Second // nothing of use, and the sender's cursor stands
 	stalledMax  = 60 * time.Second
-	maxSenders  = 8
+	maxSenders  = 64
 	maxStrikes  = 3
+	maxOdd      = 64 // packets in a row that contradict those before
 )
 
 const receiveMemory = 256 << 20
@@ -104,6 +104,8 @@ type Session struct {
 	control netip.Addr
 
 	senders map[senderKey]*sender
+	space   *wire.Space // that follows from the index; nil: it is not known yet
+	only    *sender     // whose symbols are believed; nil: all are
 	joined  map[uint32]*group
 	window  window
 	memory  int64 // bytes of objects on the way
@@ -129,8 +131,11 @@ type senderKey struct {
 type sender struct {
 	wire.Announce
 	open    func(h wire.Header, p []byte) ([]byte, error)
-	heard   time.Time
+	first   time.Time // when it was first heard
+	heard   time.Time // when it was last heard
 	strikes int
+	brought bool // a symbol of use
+	proven  bool // an object that was right
 	bye     bool
 }
 
@@ -150,6 +155,7 @@ type partial struct {
 	data   []byte
 	blocks []*fec.Block
 	left   int // blocks that are not full
+	odd    int // packets in a row that say another length
 	seq    uint16
 }
 
@@ -172,6 +178,13 @@ func Dial(ctx context.Context, links []ReceiverLink, root chunker.ID, o *Receive
 	s.channel = wire.OfRoot(root, s.o.Key)
 	s.control = s.address(0)
 	s.packets = make([]Packet, 256)
+	if s.o.Index != nil {
+		c, err := newContent(s.o.Index, levelOf(s.o.Index))
+		if err != nil {
+			return nil, err
+		}
+		s.space = &c.space
+	}
 	if err := s.find(ctx, links); err != nil {
 		return nil, err
 	}
@@ -242,15 +255,39 @@ func (s *Session) Close() {
 	s.link.Leave(s.control, s.o.Source)
 }
 
-// Announced returns what the sender that was heard last announces.
-func (s *Session) Announced() wire.Announce {
+// Announced returns what a sender announces.
+func (s *Session) Announced() wire.Announce { return s.best().Announce }
+
+// best returns the sender to go by: one that has proven itself, else the one that was
+// heard first; nil if all have failed.
+func (s *Session) best() (best *sender) {
+	if s.only != nil {
+		return s.only
+	}
+	for _, n := range s.senders {
+		if n.strikes >= maxStrikes {
+			continue
+		}
+		if best == nil || n.proven && !best.proven || n.proven == best.proven && n.first.Before(best.first) {
+			best = n
+		}
+	}
+	return best
+}
+
+// cursor returns where the sender is that was heard last of those that have proven
+// themselves, or else of all.
+func (s *Session) cursor() uint32 {
 	var last *sender
 	for _, n := range s.senders {
-		if last == nil || n.heard.After(last.heard) {
+		if n.strikes < maxStrikes && (last == nil || n.proven && !last.proven || n.proven == last.proven && n.heard.After(last.heard)) {
 			last = n
 		}
 	}
-	return last.Announce
+	if last == nil {
+		return 0
+	}
+	return last.Cursor
 }
 
 // read takes in the packets that come until the deadline, at most as many as fit.
@@ -293,7 +330,7 @@ func (s *Session) packet(now time.Time, p Packet) {
 	case h.Type == wire.DataType:
 		g := s.joined[h.Ordinal]
 		n := s.senders[key]
-		if g == nil || n == nil || g.full || p.Group != g.address || n.strikes >= maxStrikes {
+		if g == nil || n == nil || g.full || p.Group != g.address || n.strikes >= maxStrikes || s.only != nil && n != s.only {
 			return
 		}
 		if symbol, err := n.open(h, p.Data); err == nil && len(symbol) == n.Symbol {
@@ -304,17 +341,19 @@ func (s *Session) packet(now time.Time, p Packet) {
 
 func (s *Session) announced(now time.Time, key senderKey, h wire.Header, p []byte) {
 	a, err := wire.OpenAnnounce(h, p, s.o.Key)
-	if err != nil || a.Root != s.root {
+	if err != nil || a.Root != s.root || s.space != nil && a.Space != *s.space {
 		return
 	}
 	n := s.senders[key]
 	if n == nil {
-		if len(s.senders) >= maxSenders {
-			s.forgetSender()
+		if len(s.senders) >= maxSenders && !s.forgetSender(now) {
+			return
 		}
 		aead := s.o.Key.AEAD(a.Salt)
-		n = &sender{open: func(h wire.Header, p []byte) ([]byte, error) { return wire.OpenData(h, p, aead) }}
+		n = &sender{first: now, open: func(h wire.Header, p []byte) ([]byte, error) { return wire.OpenData(h, p, aead) }}
 		s.senders[key] = n
+	} else if a.Space != n.Space || a.Symbol != n.Symbol {
+		return // it is what it was in a session
 	} else if n.Cursor != a.Cursor || n.Lap != a.Lap {
 		s.moved = now
 	}
@@ -322,19 +361,32 @@ func (s *Session) announced(now time.Time, key senderKey, h wire.Header, p []byt
 	s.progress.Rate, s.progress.Lap, s.progress.Hosts = a.Rate, a.Lap, a.Listeners
 }
 
-// forgetSender makes room for another sender: the one not heard for longest goes.
-func (s *Session) forgetSender() {
-	var oldest senderKey
-	var old *sender
+// How long a sender is kept that has sent nothing of use, and one that has sent nothing
+// right.
+const (
+	shortProbation = 500 * time.Millisecond
+	probation      = 2 * time.Second
+)
+
+// forgetSender makes room for another sender, if it can: one that has fallen silent
+// goes, or one that has had its time and is no use.
+func (s *Session) forgetSender(now time.Time) bool {
 	for k, n := range s.senders {
-		if old == nil || n.heard.Before(old.heard) {
-			oldest, old = k, n
+		age := now.Sub(n.first)
+		if now.Sub(n.heard) > silentAfter || n != s.only && (!n.brought && age > shortProbation || !n.proven && age > probation) {
+			s.forget(n)
+			delete(s.senders, k)
+			return true
 		}
 	}
+	return false
+}
+
+// forget forgets all that has come from n.
+func (s *Session) forget(n *sender) {
 	for _, g := range s.joined {
-		s.discard(g, old)
+		s.discard(g, n)
 	}
-	delete(s.senders, oldest)
 }
 
 // discard forgets what has come from n for a group.
@@ -349,13 +401,21 @@ func (s *Session) discard(g *group, n *sender) {
 func (s *Session) symbol(now time.Time, g *group, n *sender, h wire.Header, symbol []byte) {
 	n.heard, g.heard = now, now
 	p := g.from[n]
-	if p == nil || p.layout.Size != int64(h.Length) || p.layout.Symbol != n.Symbol {
+	if p != nil && p.layout.Size != int64(h.Length) {
+		// Forged, unless there is nothing but that: then the object is another now.
+		if p.odd++; p.odd < maxOdd {
+			return
+		}
 		s.discard(g, n)
+		p = nil
+	}
+	if p == nil {
 		if p = s.newPartial(g, n, h); p == nil {
 			return
 		}
 		g.from[n] = p
 	}
+	p.odd = 0
 	// A gap in the numbers is loss; a step back is a packet that came late.
 	if gap := int16(h.GroupSeq - p.seq); gap >= 0 && gap < 1000 {
 		s.expected += int(gap) + 1
@@ -372,7 +432,7 @@ func (s *Session) symbol(now time.Time, g *group, n *sender, h wire.Header, symb
 	if !b.Add(h.ESI, symbol) {
 		return
 	}
-	s.useful = now
+	s.useful, n.brought = now, true
 	if b.Full() {
 		if p.left--; p.left == 0 {
 			g.full = true
@@ -382,7 +442,11 @@ func (s *Session) symbol(now time.Time, g *group, n *sender, h wire.Header, symb
 
 func (s *Session) newPartial(g *group, n *sender, h wire.Header) *partial {
 	l := fec.NewLayout(int64(h.Length), n.Symbol)
-	if l.Blocks == 0 || s.memory+l.Padded() > s.o.Memory && s.memory > 0 || int64(h.Length) > s.limit(n, g.ord) {
+	most := s.o.Memory
+	if !n.proven && n != s.best() {
+		most /= 2 // what may be forged leaves room for what is right
+	}
+	if l.Blocks == 0 || s.memory+l.Padded() > most && s.memory > 0 || int64(h.Length) > s.limit(n, g.ord) {
 		return nil
 	}
 	p := &partial{layout: l, data: make([]byte, l.Padded()), blocks: make([]*fec.Block, l.Blocks), left: l.Blocks, seq: h.GroupSeq}
@@ -423,6 +487,12 @@ var errPolluted = errors.New("an object is not what it should be")
 // What is missing in the end is returned, with an error that says why.
 func (s *Session) fetch(ctx context.Context, todo []uint32, max func(ord uint32) int64, accept func(ord uint32, object []byte) error) (left []uint32, err error) {
 	s.max = max
+	// What has come until now waits in the socket.
+	now := time.Now()
+	s.useful, s.moved = now, now
+	for _, n := range s.senders {
+		n.heard = now
+	}
 	todo = slices.Clone(todo)
 	workers := runtime.GOMAXPROCS(0)
 	jobs := make(chan *job, maxWindow+2*workers)
@@ -446,6 +516,7 @@ func (s *Session) fetch(ctx context.Context, todo []uint32, max func(ord uint32)
 		s.memory -= int64(len(j.p.data))
 		switch {
 		case j.err == nil:
+			j.from.proven = true
 			s.useful = time.Now()
 		case errors.Is(j.err, errPolluted):
 			j.from.strikes++
@@ -559,7 +630,7 @@ func (s *Session) tick(now time.Time, todo []uint32) error {
 	}
 	s.shrink(counted)
 	// After the sender's cursor, going round.
-	start, _ := slices.BinarySearch(todo, s.Announced().Cursor+1)
+	start, _ := slices.BinarySearch(todo, s.cursor()+1)
 	for i := range todo {
 		if counted >= s.window.size || len(s.joined) >= 2*s.window.size || len(s.joined) >= maxWindow || s.memory >= s.o.Memory {
 			break
@@ -623,7 +694,7 @@ func (s *Session) alive(now time.Time) error {
 	var last time.Time
 	bye := true
 	for _, n := range s.senders {
-		if n.strikes < maxStrikes {
+		if n.strikes < maxStrikes && (s.only == nil || n == s.only) {
 			last = later2(last, n.heard)
 			bye = bye && n.bye
 		}
@@ -631,7 +702,7 @@ func (s *Session) alive(now time.Time) error {
 	quiet := now.Sub(last)
 	switch {
 	case last.IsZero():
-		return fmt.Errorf("%w: what came from every sender was wrong", ErrStalled)
+		return fmt.Errorf("%w: none of its senders can be believed", ErrStalled)
 	case quiet > silentAfter, bye && quiet > byeAfter:
 		return fmt.Errorf("%w: nothing heard for %v", ErrSilent, quiet.Round(time.Second))
 	}
@@ -647,24 +718,53 @@ func (s *Session) alive(now time.Time) error {
 	return nil
 }
 
-// Index receives the index that the channel is named after.
+// Index receives the index that the channel is named after. A sender that sends
+// another one costs time: then the next sender is believed.
 func (s *Session) Index(ctx context.Context) (*index.Index, error) {
-	a := s.Announced()
-	pieces := make([][]byte, a.Space.IndexPieces())
+	defer func() { s.only = nil }()
+	var errs []error
+	for len(errs) < maxSenders {
+		s.only = nil
+		if s.only = s.best(); s.only == nil {
+			break
+		}
+		x, err := s.indexOf(ctx, s.only)
+		if err == nil {
+			s.only.proven = true
+			c, cerr := newContent(x, levelOf(x))
+			if cerr != nil {
+				return nil, cerr
+			}
+			s.know(c.space)
+			return x, nil
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		s.only.strikes = maxStrikes
+		errs = append(errs, err)
+	}
+	return nil, fmt.Errorf("receive the index: %w", errors.Join(errs...))
+}
+
+// indexOf receives the index from one sender.
+func (s *Session) indexOf(ctx context.Context, n *sender) (*index.Index, error) {
+	space := n.Space
+	pieces := make([][]byte, space.IndexPieces())
 	todo := make([]uint32, len(pieces))
 	for i := range todo {
-		todo[i] = a.Space.Ordinal(wire.IndexPiece, i)
+		todo[i] = space.Ordinal(wire.IndexPiece, i)
 	}
 	var mu sync.Mutex
 	none := func(uint32) int64 { return 0 }
 	if _, err := s.fetch(ctx, todo, none, func(ord uint32, object []byte) error {
-		_, i, _ := a.Space.Kind(ord)
+		_, i, _ := space.Kind(ord)
 		mu.Lock()
 		defer mu.Unlock()
 		pieces[i] = bytes.Clone(object)
 		return nil
 	}); err != nil {
-		return nil, fmt.Errorf("receive the index: %w", err)
+		return nil, err
 	}
 	readers := make([]io.Reader, len(pieces))
 	for i, p := range pieces {
@@ -680,6 +780,18 @@ func (s *Session) Index(ctx context.Context) (*index.Index, error) {
 	return x, nil
 }
 
+// know fixes how the channel's groups are numbered. Senders that announce otherwise
+// are forgotten.
+func (s *Session) know(space wire.Space) {
+	s.space = &space
+	for k, n := range s.senders {
+		if n.Space != space {
+			s.forget(n)
+			delete(s.senders, k)
+		}
+	}
+}
+
 // Result says what a session has brought.
 type Result struct {
 	Chunks int   // delivered
@@ -693,16 +805,16 @@ type Result struct {
 // chunks are missing, the result says why.
 func (s *Session) Receive(ctx context.Context, x *index.Index, want func(id chunker.ID) bool, sink store.Putter) (Result, error) {
 	var r Result
-	a := s.Announced()
-	c, err := newContent(x, a.Space.Level)
-	if err == nil && c.space != a.Space {
-		err = fmt.Errorf("%w: the sender announces %d chunks in an index of %d bytes", ErrStalled, a.Space.Chunks, a.Space.IndexBytes)
-	}
+	c, err := newContent(x, levelOf(x))
 	if err != nil {
 		r.Err = err
 		return r, nil
 	}
+	s.know(c.space)
 	need := newNeed(c, want)
+	if n := s.best(); n != nil {
+		need.bucketsOnly = n.Always
+	}
 	var mu sync.Mutex // guards r and need
 	absent := 0
 	left, err := s.fetch(ctx, need.groups(), need.limit, func(ord uint32, object []byte) error {
@@ -734,7 +846,6 @@ func (s *Session) Receive(ctx context.Context, x *index.Index, want func(id chun
 			return nil
 		})
 	})
-	s.progress.Chunks, s.progress.Size = r.Chunks, r.Bytes
 	switch {
 	case ctx.Err() != nil:
 		return r, context.Cause(ctx)
@@ -776,11 +887,12 @@ func (c *content) unpack(ord uint32, object []byte, each func(n int, ch store.Ch
 // need is which chunks a receiver lacks.
 type need struct {
 	*content
-	bits []uint64
+	bits        []uint64
+	bucketsOnly bool // single chunks are not sent
 }
 
 func newNeed(c *content, want func(id chunker.ID) bool) *need {
-	n := &need{c, make([]uint64, (c.space.Chunks+63)/64)}
+	n := &need{content: c, bits: make([]uint64, (c.space.Chunks+63)/64)}
 	for i := range c.space.Chunks {
 		if want(c.id(i)) {
 			n.bits[i/64] |= 1 << (i % 64)
@@ -806,7 +918,7 @@ func (n *need) groups() []uint32 {
 				missing += int64(n.length(i))
 			}
 		}
-		if missing > 0 && 2*missing >= all {
+		if missing > 0 && (2*missing >= all || n.bucketsOnly) {
 			buckets = append(buckets, ord)
 			continue
 		}

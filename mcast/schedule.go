@@ -150,10 +150,19 @@ func (s *schedule) load(o *object, blocks, longest int) {
 // as many symbols as a block has, whichever they are.
 func (s *schedule) extend(o *object) {
 	at := (o.sent + max(o.blocks, 1) - 1) / max(o.blocks, 1)
-	if want := at + o.longest + s.loss.extra(o.longest); want > o.target {
+	if want := at + o.longest + s.loss.extra(o.longest) + o.haste(); want > o.target {
 		o.target = want
 		o.begun, o.extras = at, 0
 	}
+}
+
+// haste returns how many rounds more a piece of the index gets: it is small, and who
+// waits for it falls behind the others.
+func (o *object) haste() int {
+	if o.key.ch.isIndex(o.key.ord) {
+		return o.longest / 8
+	}
+	return 0
 }
 
 // part notes that host has left an object.
@@ -252,6 +261,9 @@ func (s *schedule) next(now time.Time) (b burst, wait time.Duration) {
 			continue
 		}
 		if !o.loaded {
+			if d := s.due(o).Sub(now); d > 0 && o.blocks > 0 {
+				wait = min(wait, d) // to be loaded then
+			}
 			continue
 		}
 		if !o.pending() {
@@ -369,7 +381,7 @@ func (s *schedule) due(o *object) time.Time {
 // addDelta makes o send a little more: about 2 % of a block, and more each time that
 // was not enough.
 func (s *schedule) addDelta(o *object) {
-	o.target = o.rounds() + max(1, o.longest/64)*(1+o.extras/4)
+	o.target = o.rounds() + max(1, o.longest/64)*(1+o.extras/4) + o.haste()
 	o.extras++
 }
 
@@ -388,30 +400,21 @@ func (s *schedule) before(a, b objectKey) bool {
 }
 
 // upcoming returns the object that is needed next and is not loaded, except those that
-// skip says; nil if there is none.
-func (s *schedule) upcoming(skip func(*object) bool) *object {
+// skip says; nil if there is none. Those that are due for a delta come first.
+func (s *schedule) upcoming(now time.Time, skip func(*object) bool) *object {
 	var best *object
-	now := time.Now()
 	for _, o := range s.objects {
 		if o.loaded || len(o.hosts) == 0 || skip(o) || o.retry.After(now) {
 			continue
 		}
-		if best == nil || s.before(o.key, best.key) {
+		if !o.fresh && o.rounds() >= o.target && s.due(o).After(now) {
+			continue
+		}
+		if best == nil || best.fresh && !o.fresh || best.fresh == o.fresh && s.before(o.key, best.key) {
 			best = o
 		}
 	}
 	return best
-}
-
-// starving reports whether an object is needed and not loaded while none that is
-// loaded has anything to send.
-func (s *schedule) starving() bool {
-	for _, o := range s.objects {
-		if o.pending() {
-			return false
-		}
-	}
-	return true
 }
 
 // busy reports whether somebody listens to an object of ch.

@@ -79,9 +79,14 @@ type Sender struct {
 	o     SendOptions
 	links []*sendLink
 
+	setting sync.Mutex // held while offers are changed; taken before mu
+	numbers int        // guarded by setting
+
 	mu       sync.Mutex
-	channels []*channel // guarded by mu; the slice is never changed in place
-	numbers  int        // guarded by mu
+	channels []*channel // guarded by mu; neither is ever changed in place
+	byTag    map[[8]byte][]*channel
+
+	names atomic.Pointer[nameTable] // nil: none
 }
 
 // channel is what a sender offers under one root.
@@ -132,50 +137,52 @@ func NewSender(links []SenderLink, o *SendOptions) *Sender {
 	return s
 }
 
-// bucketTime is how long a bucket should take at the full rate: several times what
-// joining and leaving take.
-const bucketTime = 50 * time.Millisecond
-
-// Sizes between which the plain bytes of a bucket should be.
-const (
-	minBucket = 1 << 20
-	maxBucket = 16 << 20
-)
-
 // SetOffers makes offers what is sent from now on. Those whose root was offered before
 // go on undisturbed.
 func (s *Sender) SetOffers(offers []Offer) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var all []*channel
-	for _, of := range offers {
-		root := of.Index.Root()
-		if slices.ContainsFunc(all, func(c *channel) bool { return c.root == root }) {
-			continue
-		}
-		if i := slices.IndexFunc(s.channels, func(c *channel) bool { return c.root == root }); i >= 0 {
-			all = append(all, s.channels[i])
-			continue
-		}
-		c, err := s.newChannel(of, root)
-		if err != nil {
-			return fmt.Errorf("index %v: %w", root, err)
-		}
-		all = append(all, c)
+	s.setting.Lock()
+	defer s.setting.Unlock()
+	byRoot, byIndex := map[chunker.ID]*channel{}, map[*index.Index]*channel{}
+	for _, c := range s.offered() {
+		byRoot[c.root], byIndex[c.index] = c, c
 	}
-	s.channels = all
+	var all []*channel
+	taken := map[*channel]bool{}
+	for _, of := range offers {
+		c := byIndex[of.Index] // saves computing its root
+		if c == nil {
+			root := of.Index.Root()
+			if c = byRoot[root]; c == nil {
+				var err error
+				if c, err = s.newChannel(of, root); err != nil {
+					return fmt.Errorf("index %v: %w", root, err)
+				}
+				byRoot[root] = c
+			}
+			byIndex[of.Index] = c
+		}
+		if !taken[c] {
+			taken[c] = true
+			all = append(all, c)
+		}
+	}
+	tags := map[[8]byte][]*channel{}
+	for _, c := range all {
+		t := tagOf(c.wire.Group(s.o.Scope, s.o.SSM, 0))
+		tags[t] = append(tags[t], c)
+	}
+	s.mu.Lock()
+	s.channels, s.byTag = all, tags
+	s.mu.Unlock()
 	for _, l := range s.links {
 		l.wake()
 	}
 	return nil
 }
 
-// newChannel prepares an offer; s.mu is held.
+// newChannel prepares an offer; s.setting is held.
 func (s *Sender) newChannel(of Offer, root chunker.ID) (*channel, error) {
-	size := int64(min(max(s.o.Rate*bucketTime.Seconds(), minBucket), maxBucket))
-	x := of.Index
-	level := wire.LevelFor(size, x.Size()/int64(max(len(x.Entries), 1)))
-	content, err := newContent(x, level)
+	content, err := newContent(of.Index, levelOf(of.Index))
 	if err != nil {
 		return nil, err
 	}
@@ -198,10 +205,21 @@ func (s *Sender) offered() []*channel {
 	return s.channels
 }
 
+// tagOf returns what the groups of a channel have in common; all source-specific ones
+// have the same.
+func tagOf(group netip.Addr) [8]byte {
+	a := group.As16()
+	return [8]byte(a[2:])
+}
+
 // find returns the object of a group.
 func (s *Sender) find(group netip.Addr) (k objectKey, ok bool) {
-	for _, c := range s.offered() {
-		if ord, mine := c.wire.Ordinal(group); mine && int64(ord) < int64(c.space.Total()) {
+	s.mu.Lock()
+	some := s.byTag[tagOf(group)]
+	s.mu.Unlock()
+	for _, c := range some {
+		ord, mine := c.wire.Ordinal(group)
+		if mine && int64(ord) < int64(c.space.Total()) && group == c.wire.Group(s.o.Scope, s.o.SSM, ord) {
 			return objectKey{c, ord}, true
 		}
 	}
@@ -243,8 +261,10 @@ type sendLink struct {
 	aead     cipher.AEAD
 	seq      uint32
 	packets  []byte // scratch
+	scratch  []byte // for repair symbols
 	controls map[*channel]*control
 	fake     objectKey // that Always sends
+	listened nameGroups
 
 	published time.Time
 
@@ -274,9 +294,11 @@ type audienceStatus struct {
 // publishEvery is how often the status of a link is brought up to date.
 const publishEvery = 250 * time.Millisecond
 
-func (l *sendLink) publish(now time.Time) {
-	if now.Sub(l.published) < publishEvery {
-		return
+// publish brings the status up to date, unless that was done a moment ago; then it
+// returns in which time it can be done again.
+func (l *sendLink) publish(now time.Time) (wait time.Duration) {
+	if d := l.published.Add(publishEvery).Sub(now); d > 0 {
+		return d
 	}
 	l.published = now
 	a := &audienceStatus{loss: l.schedule.loss.need, channels: map[*channel]int{}}
@@ -289,6 +311,7 @@ func (l *sendLink) publish(now time.Time) {
 		a.channels[ch] = l.schedule.hosts(ch)
 	}
 	l.stats.audience.Store(a)
+	return time.Hour
 }
 
 func newSendLink(s *Sender, l SenderLink) *sendLink {
@@ -314,32 +337,49 @@ const loaders = 4
 type payload struct {
 	layout fec.Layout
 	data   []byte   // padded
-	repair [][]byte // by block; nil until needed
+	repair []repair // by block
 	used   uint64
 }
+
+// repair is a run of the repair symbols of a block, those that are sent next: all of
+// them would be as large as the block, and few are needed.
+type repair struct {
+	first   int
+	symbols []byte
+}
+
+// repairRun is how many repair symbols are kept at a time.
+const repairRun = 16
 
 func (p *payload) size() int64 {
 	n := int64(cap(p.data))
 	for _, r := range p.repair {
-		n += int64(cap(r))
+		n += int64(cap(r.symbols))
 	}
 	return n
 }
 
-// symbol returns a symbol of a block.
-func (p *payload) symbol(block, esi int) (symbol []byte, grown int64) {
+// symbol returns a symbol of a block, and by how much the payload has grown for it.
+// Scratch has room for all repair symbols of a block.
+func (p *payload) symbol(block, esi int, scratch []byte) (symbol []byte, grown int64) {
 	k := p.layout.Source(block)
 	size := p.layout.Symbol
 	if esi < k {
 		return p.layout.Block(p.data, block)[esi*size:][:size], 0
 	}
-	if p.repair[block] == nil {
-		source := p.layout.Block(p.data, block)
-		p.repair[block] = bufpool.Get(len(source))
-		fec.Repair(p.repair[block], source, size)
-		grown = int64(cap(p.repair[block]))
+	n := esi - k
+	r := &p.repair[block]
+	if at := (n - r.first) * size; n >= r.first && at < len(r.symbols) {
+		return r.symbols[at:][:size], 0
 	}
-	return p.repair[block][(esi-k)*size:][:size], grown
+	fec.Repair(scratch[:k*size], p.layout.Block(p.data, block), size)
+	if r.symbols == nil {
+		r.symbols = bufpool.Get(min(repairRun, k) * size)
+		grown = int64(cap(r.symbols))
+	}
+	r.first = min(n, k-len(r.symbols)/size)
+	copy(r.symbols, scratch[r.first*size:k*size])
+	return r.symbols[(n-r.first)*size:][:size], grown
 }
 
 type loadResult struct {
@@ -361,7 +401,7 @@ func (l *sendLink) run(ctx context.Context) error {
 	defer wg.Wait()
 	defer cancel(context.Canceled)
 	l.newSalt()
-	wanted := func(g netip.Addr) bool { _, ok := l.find(g); return ok }
+	wanted := func(g netip.Addr) bool { _, ok := l.find(g); return ok || l.named(g) != nil }
 	wg.Go(func() {
 		err := l.link.Listen(ctx, wanted, func(e mld.Event) {
 			select {
@@ -384,8 +424,8 @@ func (l *sendLink) run(ctx context.Context) error {
 		if l.o.Always {
 			l.carousel(now)
 		}
-		wait := l.announce(now)
-		l.load(ctx, &wg)
+		wait := min(l.announce(now), l.announceNames(now))
+		l.load(ctx, now, &wg)
 		b, w := l.schedule.next(now)
 		if b.object != nil {
 			l.transmit(b)
@@ -396,11 +436,11 @@ func (l *sendLink) run(ctx context.Context) error {
 		} else if w >= 0 {
 			wait = min(wait, w)
 		}
-		if a := len(l.schedule.channels) > 0; a != active {
+		if a := len(l.schedule.channels)+len(l.listened.groups) > 0; a != active {
 			active = a
 			l.link.SetActive(a)
 		}
-		l.publish(now)
+		wait = min(wait, l.publish(now))
 		timer.Reset(wait)
 		select {
 		case e := <-l.events:
@@ -436,8 +476,11 @@ func (l *sendLink) drain() bool {
 
 // forget drops what is not offered any more.
 func (l *sendLink) forget() {
-	offered := l.offered()
-	gone := func(c *channel) bool { return !slices.Contains(offered, c) }
+	offered := map[*channel]bool{}
+	for _, c := range l.offered() {
+		offered[c] = true
+	}
+	gone := func(c *channel) bool { return !offered[c] }
 	for k := range l.schedule.objects {
 		if gone(k.ch) {
 			delete(l.schedule.objects, k)
@@ -458,14 +501,16 @@ func (l *sendLink) forget() {
 			delete(l.controls, c)
 		}
 	}
+	l.forgetNames(time.Now())
 }
 
 func (l *sendLink) event(e mld.Event) {
+	now := time.Now()
+	l.nameEvent(now, e)
 	k, ok := l.find(e.Group)
 	if !ok {
 		return
 	}
-	now := time.Now()
 	switch {
 	case k.ord == 0 && e.Joined:
 		if l.schedule.listens(now, k.ch, e.Host) {
@@ -492,9 +537,9 @@ func (l *sendLink) control(c *channel) *control {
 }
 
 // load begins to load the objects that are needed next, as far as memory goes.
-func (l *sendLink) load(ctx context.Context, wg *sync.WaitGroup) {
+func (l *sendLink) load(ctx context.Context, now time.Time, wg *sync.WaitGroup) {
 	for len(l.loading) < loaders && l.bytes < l.o.Memory {
-		o := l.schedule.upcoming(func(o *object) bool { return l.loading[o.key] || l.payloads[o.key] != nil })
+		o := l.schedule.upcoming(now, l.loadedOrLoading)
 		if o == nil {
 			return
 		}
@@ -509,7 +554,7 @@ func (l *sendLink) load(ctx context.Context, wg *sync.WaitGroup) {
 		})
 	}
 	if l.bytes >= l.o.Memory {
-		l.evict()
+		l.evict(now)
 	}
 }
 
@@ -520,12 +565,12 @@ func (c *channel) payload(ctx context.Context, ord uint32) (*payload, error) {
 		return nil, err
 	}
 	p := &payload{layout: fec.NewLayout(int64(len(b)), c.symbol)}
-	if p.layout.Blocks > math.MaxUint16 || len(b) > math.MaxUint32 {
+	if p.layout.Blocks > math.MaxUint16 || int64(len(b)) > math.MaxUint32 {
 		return nil, fmt.Errorf("an object of %d bytes is too large to be sent", len(b))
 	}
 	p.data = b[:p.layout.Padded()]
 	clear(p.data[len(b):])
-	p.repair = make([][]byte, p.layout.Blocks)
+	p.repair = make([]repair, p.layout.Blocks)
 	return p, nil
 }
 
@@ -561,29 +606,39 @@ func (l *sendLink) drop(k objectKey) {
 	delete(l.payloads, k)
 	bufpool.Put(p.data)
 	for _, r := range p.repair {
-		bufpool.Put(r)
+		bufpool.Put(r.symbols)
 	}
 	if o := l.schedule.objects[k]; o != nil {
 		o.loaded = false
 	}
 }
 
-// evict drops the payload that has not been used for the longest time, those without
-// listeners first.
-func (l *sendLink) evict() {
+// evict drops the payload that has not been used for the longest time and has nothing
+// to send now, those without listeners first; if any object waits to be loaded.
+func (l *sendLink) evict(now time.Time) {
+	if l.schedule.upcoming(now, l.loadedOrLoading) == nil {
+		return
+	}
 	var victim objectKey
 	var old *payload
 	idle := false
 	for k, p := range l.payloads {
 		o := l.schedule.objects[k]
+		if o != nil && o.pending() {
+			continue
+		}
 		i := o == nil || len(o.hosts) == 0
 		if old == nil || i && !idle || i == idle && p.used < old.used {
 			victim, old, idle = k, p, i
 		}
 	}
-	if old != nil && (idle || l.schedule.starving()) {
+	if old != nil {
 		l.drop(victim)
 	}
+}
+
+func (l *sendLink) loadedOrLoading(o *object) bool {
+	return l.loading[o.key] || l.payloads[o.key] != nil
 }
 
 // transmit sends a burst.
@@ -594,6 +649,9 @@ func (l *sendLink) transmit(b burst) {
 	l.used++
 	p.used = l.used
 	l.packets = l.packets[:0]
+	if n := fec.MaxSource * ch.symbol; len(l.scratch) < n {
+		l.scratch = make([]byte, n)
+	}
 	if l.seq > math.MaxUint32-2*maxBurst {
 		l.newSalt()
 		l.announceNow(ch)
@@ -602,7 +660,7 @@ func (l *sendLink) transmit(b burst) {
 		round, block := (b.first+i)/o.blocks, (b.first+i)%o.blocks
 		k := p.layout.Source(block)
 		esi := round % (2 * k)
-		symbol, grown := p.symbol(block, esi)
+		symbol, grown := p.symbol(block, esi, l.scratch[:fec.MaxSource*ch.symbol])
 		l.bytes += grown
 		if esi >= k {
 			l.stats.repair.Add(1)
@@ -660,7 +718,7 @@ func (l *sendLink) announceNow(ch *channel) {
 	n := wire.Announce{
 		Salt: l.salt, Root: ch.root, Space: ch.space, Symbol: ch.symbol,
 		Rate: uint64(8 * l.schedule.rate), Share: uint64(8 * l.schedule.rate / manyObjects),
-		Lap: l.schedule.lap, Listeners: uint32(l.schedule.hosts(ch)), URL: l.o.URL,
+		Lap: l.schedule.lap, Listeners: uint32(l.schedule.hosts(ch)), Always: l.o.Always, URL: l.o.URL,
 	}
 	if l.schedule.cursor.ch == ch {
 		n.Cursor = l.schedule.cursor.ord

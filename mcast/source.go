@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/castorsync/castor/chunker"
@@ -26,9 +27,10 @@ type Source struct {
 	// one when the channel fails.
 	Alone bool
 
-	session *Session
-	failed  error // why not everything was delivered
-	result  Result
+	session  *Session
+	failed   error // why not everything was delivered
+	result   Result
+	progress atomic.Pointer[Progress]
 }
 
 var (
@@ -40,8 +42,11 @@ func (s *Source) dial(ctx context.Context) (*Session, error) {
 	if s.session != nil {
 		return s.session, nil
 	}
+	o := s.Options
+	o.Index = s.Index
+	o.Status = func(p Progress) { s.progress.Store(&p) }
 	var err error
-	s.session, err = Dial(ctx, s.Links, s.Root, &s.Options)
+	s.session, err = Dial(ctx, s.Links, s.Root, &o)
 	return s.session, err
 }
 
@@ -80,10 +85,24 @@ func (s *Source) Deliver(ctx context.Context, want []chunker.ID, sink store.Putt
 	}
 	s.failed = err
 	if err != nil && !s.Alone {
+		if s.Options.Log != nil {
+			s.Options.Log.Warn("what multicast did not bring comes from other stores", "channel", s.Loc, "error", err)
+		}
 		Jitter(ctx, stampede)
 	}
 	return nil
 }
+
+// Progress says how far the channel is. It may be called at any time.
+func (s *Source) Progress() (p Progress) {
+	if at := s.progress.Load(); at != nil {
+		p = *at
+	}
+	return p
+}
+
+// Result says what Deliver has brought. It must not be called meanwhile.
+func (s *Source) Result() Result { return s.result }
 
 // Get says why the channel has not brought the chunk.
 func (s *Source) Get(_ context.Context, id chunker.ID) (store.Chunk, error) {

@@ -34,6 +34,7 @@ var (
 // if all of them lack the chunk.
 func (u *Union) Get(ctx context.Context, id chunker.ID) (Chunk, error) {
 	var errs []error
+	var failed []error // those of errs that somebody should know of
 	for _, s := range u.Sources {
 		c, err := s.Get(ctx, id)
 		if err == nil {
@@ -42,7 +43,7 @@ func (u *Union) Get(ctx context.Context, id chunker.ID) (Chunk, error) {
 			}
 		}
 		if err == nil {
-			for _, err := range errs {
+			for _, err := range failed {
 				if u.Log != nil && !Missing(err) {
 					u.Log.Warn("chunk taken from another store", "error", err, "store", c.Loc)
 				}
@@ -53,6 +54,9 @@ func (u *Union) Get(ctx context.Context, id chunker.ID) (Chunk, error) {
 			return Chunk{}, context.Cause(ctx)
 		}
 		errs = append(errs, err)
+		if _, ok := s.(Deliverer); !ok { // that has had its time
+			failed = append(failed, err)
+		}
 	}
 	return Chunk{}, &NotFoundError{ID: id, Tried: errs}
 }

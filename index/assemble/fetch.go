@@ -3,8 +3,8 @@ package assemble
 import (
 	"context"
 	"fmt"
+	"slices"
 
-	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/internal/bitset"
 	"github.com/castorsync/castor/store"
 )
@@ -55,14 +55,8 @@ func (r *runner) deliver(ctx context.Context) error {
 	if _, ok := r.src.(store.Deliverer); !ok {
 		return nil
 	}
-	var want []chunker.ID
-	for i, e := range r.Index.Entries {
-		if !r.table.later.Has(i) && r.needs(i, Fetch) {
-			want = append(want, e.ID)
-		}
-	}
 	r.delivered = bitset.New(len(r.Index.Entries))
-	return store.Deliver(ctx, r.src, want, (*delivery)(r))
+	return store.Deliver(ctx, r.src, slices.Collect(r.Missing()), (*delivery)(r))
 }
 
 // delivery writes chunks that come unasked.

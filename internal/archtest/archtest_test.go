@@ -46,6 +46,7 @@ var floors = map[string]int{
 	"mcast":          4,
 
 	"internal/location": 5,
+	"internal/share":    5,
 	"internal/cli":      6,
 
 	"cmd/castor":      7,

@@ -36,11 +36,12 @@ func newCache(a *app) *cobra.Command {
 		},
 	}
 	f.addStores(cmd)
+	f.addPubkey(cmd)
 	return cmd
 }
 
 func fillCache(ctx context.Context, a *app, f sources, loc string) error {
-	from := sources{stores: f.stores, key: f.key}
+	from := sources{stores: f.stores, key: f.key, pubkey: f.pubkey}
 	defer from.close()
 	x, err := from.index(a, loc)
 	if err != nil {

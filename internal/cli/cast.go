@@ -10,11 +10,13 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/castorsync/castor/internal/share"
 	"github.com/castorsync/castor/internal/units"
 	"github.com/castorsync/castor/mcast"
 	"github.com/castorsync/castor/mcast/mld"
@@ -22,6 +24,7 @@ import (
 )
 
 type castFlags struct {
+	nameFlags
 	stores     []string
 	interfaces []string
 	rate       string
@@ -43,7 +46,7 @@ type castFlags struct {
 func newCast(a *app) *cobra.Command {
 	var f castFlags
 	cmd := &cobra.Command{
-		Use:     "cast [flags] INDEX…",
+		Use:     "cast [flags] [INDEX…]",
 		GroupID: groupServe,
 		Short:   "Send indexes and their chunks by multicast to all who listen",
 		Long: `Send the indexes, and the chunks they name, to every host that joins their multicast
@@ -59,11 +62,25 @@ the program (setcap cap_net_raw+ep castor) or to its service
 (AmbientCapabilities=CAP_NET_RAW). It is given up once the sockets are open. Without
 it, --always sends round and round, and --listeners local serves this machine only.
 
-SIGHUP reads the indexes again.`,
+With --name, receivers need not even know a root: the name is announced with the
+root of its index. --sign signs what is announced, so that receivers who have the
+public half of the key (--pubkey) believe nobody else. The version of a name is the
+time at which its index was modified; a receiver with --follow takes greater ones.
+
+--share sends files as they are on disk, without a store: a file under its name, and
+all regular files below a directory, except stores (*.castr), under their paths from
+there. Links are not followed. The files are looked at every 5 seconds, and indexed
+again when they have changed; replace them in one step (by renaming) so that no half
+of one is announced. What has changed since it was indexed is never sent. Memory
+holds 44 bytes for each chunk of them.
+
+SIGHUP reads the indexes again, those of names too, and looks at shared files at once.`,
 		Example: `  castor cast -i eth0 --rate 500M v1.caibx v2.caibx
+  castor cast --name os/stable=v2.caibx --sign release.key
+  castor cast --share /srv/images
   castor cast -s /mnt/store.castr --key lab.key image.caibx
   castor extract mcast://eth0/$(castor root v2.caibx) disk.img     # on the others`,
-		Args: minArgs(1),
+		Args: minArgs(0),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd.Context(), a, args) },
 	}
 	fl := cmd.Flags()
@@ -83,7 +100,8 @@ SIGHUP reads the indexes again.`,
 	fl.BoolVar(&f.advertise, "mrd", false, "advertise as a multicast router, for switches that forward reports to routers only")
 	fl.BoolVar(&f.v1, "mld1", false, "also hear hosts that know only version 1 of MLD")
 	fl.StringVar(&f.metrics, "metrics", "", "address at which to serve figures for Prometheus, as http://ADDR/metrics (example: localhost:9470)")
-	cmd.AddCommand(newKeygen(a))
+	f.addNames(cmd)
+	cmd.AddCommand(newKeygen(a), newSignkey(a))
 	return cmd
 }
 
@@ -113,6 +131,16 @@ func (f *castFlags) run(ctx context.Context, a *app, args []string) error {
 	case f.always:
 		lo.Listeners = mcast.HearNone
 	}
+	names, signer, err := f.parse(args)
+	if err != nil {
+		return err
+	}
+	var shares *share.Share
+	if len(f.shares) > 0 {
+		if shares, err = share.New(f.shares, &share.Options{Log: a.log, Version: mcast.NextVersion}); err != nil {
+			return fmt.Errorf("--share: %w", err)
+		}
+	}
 	key, err := readKey(f.key)
 	if err != nil {
 		return err
@@ -132,7 +160,8 @@ func (f *castFlags) run(ctx context.Context, a *app, args []string) error {
 		Rate: rate / 8, Loss: f.loss / 100, Key: key, Scope: scope, SSM: lo.Source.IsValid(),
 		MTU: f.mtu, URL: f.url, Log: a.log, Always: f.always,
 	})
-	if err := f.offer(a, s, args, nil); err != nil {
+	p := &publisher{a: a, sender: s, key: signer, warned: map[string]bool{}}
+	if err := f.offer(a, p, args, names, false); err != nil {
 		return err
 	}
 	hup := make(chan os.Signal, 1)
@@ -147,6 +176,13 @@ func (f *castFlags) run(ctx context.Context, a *app, args []string) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
+	rescan := make(chan struct{}, 1)
+	if shares != nil {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer cancel(nil)
+		wg.Go(func() { p.share(ctx, shares, rescan) })
+	}
 	a.meter.Start("cast", 0)
 	defer a.meter.End()
 	status := time.NewTicker(time.Second)
@@ -160,7 +196,11 @@ func (f *castFlags) run(ctx context.Context, a *app, args []string) error {
 			a.say("sent %s in %s packets", units.Size(st.Bytes), units.Count(int(st.Packets)))
 			return err
 		case <-hup:
-			if err := f.offer(a, s, args, s); err != nil {
+			select {
+			case rescan <- struct{}{}:
+			default:
+			}
+			if err := f.offer(a, p, args, names, true); err != nil {
 				a.log.Warn("the indexes could not all be read again: what was sent before is sent on", "error", err)
 			}
 		case <-status.C:
@@ -204,26 +244,40 @@ func (f *castFlags) open(o mcast.LinkOptions) (links []mcast.SenderLink, closeAl
 	return links, closeAll, nil
 }
 
-// offer reads the indexes and offers them. On a second call, again is the sender and
-// an index that cannot be read is an error that leaves the offers as they were.
-func (f *castFlags) offer(a *app, s *mcast.Sender, args []string, again *mcast.Sender) error {
-	var offers []mcast.Offer
+// offer reads the indexes and offers them. Again, an index that cannot be read is an
+// error that leaves the offers as they were.
+func (f *castFlags) offer(a *app, p *publisher, args []string, names []named, again bool) error {
+	all := make([]named, 0, len(args)+len(names))
 	for _, loc := range args {
-		x, err := a.index(loc)
+		all = append(all, named{loc: loc})
+	}
+	var offers []mcast.Offer
+	var announced []wire.Name
+	for _, n := range append(all, names...) {
+		x, err := a.index(n.loc)
 		if err != nil {
 			return err
 		}
 		src := sources{stores: f.stores}
-		g, err := src.open(a, loc, x)
+		g, err := src.open(a, n.loc, x)
 		if err != nil {
 			return err
 		}
 		offers = append(offers, mcast.Offer{Index: x, Store: g})
-		if again == nil {
-			a.say("%s: root %v, %s in %s chunks", loc, x.Root(), units.Size(x.Size()), units.Count(len(x.Entries)))
+		what := n.loc
+		if n.name != "" {
+			fi, err := os.Stat(n.loc) // behind reading it: too new a time does no harm
+			if err != nil {
+				return err
+			}
+			announced = append(announced, p.name(n.name, x.Root(), x.Size(), fi.ModTime()))
+			what = n.name + ": " + what
+		}
+		if !again {
+			a.say("%s: root %v, %s in %s chunks", what, x.Root(), units.Size(x.Size()), units.Count(len(x.Entries)))
 		}
 	}
-	return s.SetOffers(offers)
+	return p.setIndexes(offers, announced)
 }
 
 func newKeygen(a *app) *cobra.Command {

@@ -28,6 +28,7 @@ func newCat(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd.Context(), a, args[0]) },
 	}
 	f.addStores(cmd)
+	f.addPubkey(cmd)
 	f.addSeeds(cmd)
 	cmd.Flags().StringVar(&f.offset, "offset", "0", "where to begin, in bytes")
 	cmd.Flags().StringVar(&f.length, "length", "", "how much to write, in bytes (default: to the end)")
@@ -64,6 +65,9 @@ func (f *catFlags) run(ctx context.Context, a *app, loc string) error {
 	p, err := assemble.NewPlan(ctx, x, &assemble.PlanOptions{Seeds: seeds})
 	if err != nil {
 		return err
+	}
+	if src, err = f.bring(a, x, p, src); err != nil {
+		return fmt.Errorf("cat %s: %w", loc, err)
 	}
 	total := x.Size() - off
 	if n >= 0 {

@@ -19,6 +19,7 @@ import (
 
 type extractFlags struct {
 	sources
+	followFlags
 	inPlace bool
 	force   bool
 	dryRun  bool
@@ -41,16 +42,38 @@ verified.
 A file is replaced in one step once the new content is whole and on disk; until
 then, and if anything fails, the old one stays. With --in-place, and always on
 block devices, what is wrong is overwritten where it is; if that is interrupted,
-run it again.`,
+run it again.
+
+INDEX may be a multicast channel: mcast://INTERFACE/ROOT, or /NAME for a name that
+castor cast --name or --share announces; --pubkey says who must have signed it. Then
+chunks come from there too, and what does not come, from the stores given.
+
+With --follow castor stays, and extracts each version of the name that is greater
+than the last one; DEST.castor-version remembers that, so that it never goes back to
+an older one, not even after a restart. What fails is logged and tried again, also a
+command (--exec) that fails: it may run more than once for a version. SIGINT and
+SIGTERM end it.`,
 		Example: `  castor extract v2.caibx disk.img
   castor extract -s /mnt/store.castr -c /var/cache/chunks.castr v2.caibx disk.img
   castor extract --seed /dev/sda2 v2.caibx /dev/sdb2
-  castor extract v2.caibx - | ssh host 'cat > disk.img'`,
+  castor extract v2.caibx - | ssh host 'cat > disk.img'
+  castor extract mcast://eth0/os/stable disk.img --pubkey release.key.pub
+  castor extract --follow --exec 'systemctl restart app' mcast://eth0/app app.img`,
 		Args: exactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd.Context(), a, args[0], args[1]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
+			if f.follow {
+				return f.followName(cmd.Context(), a, args[0], args[1])
+			}
+			return f.run(cmd.Context(), a, args[0], args[1])
+		},
 	}
 	f.addStores(cmd)
+	f.addPubkey(cmd)
 	f.addSeeds(cmd)
+	f.addFollow(cmd)
 	fl := cmd.Flags()
 	fl.BoolVar(&f.inPlace, "in-place", false, "update an existing file where it is (always so for block devices)")
 	fl.BoolVar(&f.force, "force", false, "write to a block device that is in use")
@@ -84,7 +107,7 @@ func (f *extractFlags) run(ctx context.Context, a *app, indexLoc, dest string) e
 		return err
 	}
 	o := assemble.FileOptions{
-		Options: assemble.Options{Workers: f.workers, Progress: a.extracting(x)},
+		Options: assemble.Options{Workers: f.workers, Progress: f.extracting(a, x)},
 		Seeds:   seeds, InPlace: f.inPlace, Force: f.force, NoSync: f.noSync, DryRun: f.dryRun,
 	}
 	a.meter.Start("look", 0)
@@ -103,12 +126,16 @@ func (f *extractFlags) run(ctx context.Context, a *app, indexLoc, dest string) e
 	} else if stream {
 		defer w.Close()
 		stats, err = f.toStream(ctx, x, w, o, func(p *assemble.Plan) (assemble.Stats, error) {
+			src, err := f.bring(a, x, p, src)
+			if err != nil {
+				return assemble.Stats{}, err
+			}
 			return p.Stream(ctx, w, 0, -1, src, &o.Options)
 		})
 	} else {
 		stats, err = assemble.File(ctx, x, dest, src, o)
 	}
-	a.meter.Update(stats.Done(), x.Size(), bySource(stats))
+	a.meter.Update(stats.Done(), x.Size(), f.addProgress(bySource(stats)))
 	a.meter.End()
 	if err != nil {
 		if _, serr := os.Stat(filepath.Dir(dest)); errors.Is(serr, fs.ErrNotExist) {
@@ -158,10 +185,10 @@ func (f *extractFlags) toStream(ctx context.Context, x *index.Index, w *streamOu
 }
 
 // extracting returns a function that shows how far an extraction has come.
-func (a *app) extracting(x *index.Index) func(assemble.Stats) {
+func (f *extractFlags) extracting(a *app, x *index.Index) func(assemble.Stats) {
 	return func(s assemble.Stats) {
 		if a.meter.Due() {
-			a.meter.Update(s.Done(), x.Size(), bySource(s))
+			a.meter.Update(s.Done(), x.Size(), f.addProgress(bySource(s)))
 		}
 	}
 }
@@ -183,6 +210,7 @@ type extractReport struct {
 	From    map[string]assemble.Part `json:"from"`    // by where the content came from
 	Fetched assemble.Part            `json:"fetched"` // distinct chunks from stores and cache
 	Cached  assemble.Part            `json:"cached"`  // of those, from the cache
+	Cast    assemble.Part            `json:"multicast"`
 	Cloned  int64                    `json:"cloned_bytes"`
 	Changed int                      `json:"seed_chunks_changed"`
 	Seconds float64                  `json:"seconds"`
@@ -191,7 +219,7 @@ type extractReport struct {
 func (f *extractFlags) report(a *app, dest string, x *index.Index, s assemble.Stats, d time.Duration) {
 	r := extractReport{
 		Dest: dest, Chunks: len(x.Entries), Bytes: x.Size(), From: map[string]assemble.Part{},
-		Fetched: s.Fetched, Cloned: s.Cloned, Changed: s.Changed, Seconds: d.Seconds(),
+		Fetched: s.Fetched, Cast: f.multicastResult(), Cloned: s.Cloned, Changed: s.Changed, Seconds: d.Seconds(),
 	}
 	for i, part := range s.By {
 		r.From[assemble.Source(i).String()] = part
@@ -212,7 +240,7 @@ func (f *extractFlags) report(a *app, dest string, x *index.Index, s assemble.St
 		for i := range s.By {
 			fmt.Fprintf(out, "%-13s %d\n", assemble.Source(i), s.By[i].Bytes)
 		}
-		fmt.Fprintf(out, "cached        %d\ncloned        %d\nseed changed  %d\nseconds       %.3f\n", r.Cached.Bytes, r.Cloned, r.Changed, r.Seconds)
+		fmt.Fprintf(out, "cached        %d\nmulticast     %d\ncloned        %d\nseed changed  %d\nseconds       %.3f\n", r.Cached.Bytes, r.Cast.Bytes, r.Cloned, r.Changed, r.Seconds)
 	default:
 		a.say("%s: %s in %s: %s", dest, units.Size(x.Size()), units.Duration(d), sourceLine(s.By))
 	}

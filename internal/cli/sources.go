@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -29,10 +30,12 @@ type sources struct {
 	cache  string
 	seeds  []string
 	key    string
+	pubkey string
 
-	channel *mcast.Source // that the index comes from; nil: none
-	closers []io.Closer
-	hits    *store.Cache // nil without a cache
+	channel  *mcast.Source   // that the index comes from; nil: none
+	channels []*mcast.Source // all
+	closers  []io.Closer
+	hits     *store.Cache // nil without a cache
 }
 
 func (s *sources) addStores(cmd *cobra.Command) {
@@ -41,23 +44,45 @@ func (s *sources) addStores(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&s.key, "key", "", "file with the network key of a multicast channel, see castor cast keygen")
 }
 
+func (s *sources) addPubkey(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&s.pubkey, "pubkey", "", "public key, or a file with it, that must have signed the name that INDEX is on a multicast channel, see castor cast signkey")
+}
+
 // index reads the index at loc, which may be a multicast channel.
 func (s *sources) index(a *app, loc string) (*index.Index, error) {
 	if !location.IsMulticast(loc) {
+		if s.pubkey != "" {
+			return nil, usagef("--pubkey: %s is not a name on a multicast channel, and has no signature", loc)
+		}
 		return a.index(loc)
 	}
 	m, err := location.ParseMulticast(loc)
 	if err != nil {
 		return nil, &usageError{err}
 	}
-	if m.Root == (chunker.ID{}) {
-		return nil, usagef("%s: name the root of the index, as castor root prints it, behind the interface", loc)
+	if m.Root == (chunker.ID{}) && m.Name == "" {
+		return nil, usagef("%s: name the root of the index, as castor root prints it, or its name behind the interface", loc)
+	}
+	if m.Name == "" && s.pubkey != "" {
+		return nil, usagef("--pubkey: %s is no name; a root needs no signature", loc)
+	}
+	signer, err := readPublic(s.pubkey)
+	if err != nil {
+		return nil, err
 	}
 	if s.channel, err = s.multicast(a, m, m.Root); err != nil {
 		return nil, err
 	}
 	a.meter.Start("index", 0)
-	x, err := s.channel.ReceiveIndex(a.ctx)
+	var x *index.Index
+	if m.Name != "" {
+		var n wire.Name
+		n, err = mcast.Resolve(a.ctx, s.channel.Links, m.Name, signer, &s.channel.Options)
+		s.channel.Root = n.Root
+	}
+	if err == nil {
+		x, err = s.channel.ReceiveIndex(a.ctx)
+	}
 	a.meter.End()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", loc, err)
@@ -77,7 +102,66 @@ func (s *sources) multicast(a *app, m location.Multicast, root chunker.ID) (*mca
 	}
 	c.Options.Log = a.log
 	s.closers = append(s.closers, c)
+	s.channels = append(s.channels, c)
 	return c, nil
+}
+
+// bring lets channels bring what a plan lacks, and returns where it can be got in order
+// then: what comes by multicast comes in none, and a stream needs one. It goes into the
+// cache, or without one into a store that is removed at the end.
+func (s *sources) bring(a *app, x *index.Index, p *assemble.Plan, src store.Getter) (store.Getter, error) {
+	if len(s.channels) == 0 {
+		return src, nil
+	}
+	want := slices.Collect(p.Missing())
+	if s.hits != nil {
+		return src, store.Deliver(a.ctx, src, want, discard{})
+	}
+	tmp, err := os.MkdirTemp("", "castor-stream-")
+	if err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, removal(tmp))
+	local, err := location.Store(tmp, &dir.Options{Plain: true})
+	if err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, local)
+	return s.union(a, x, local, src), store.Deliver(a.ctx, src, want, local)
+}
+
+// removal is a directory that is removed when it is closed.
+type removal string
+
+func (r removal) Close() error { return os.RemoveAll(string(r)) }
+
+// discard is a sink for what is wanted elsewhere.
+type discard struct{}
+
+func (discard) Put(context.Context, store.Chunk) error { return nil }
+
+// multicastResult adds up what came by multicast.
+func (s *sources) multicastResult() (p assemble.Part) {
+	for _, c := range s.channels {
+		r := c.Result()
+		p.Chunks += r.Chunks
+		p.Bytes += r.Bytes
+	}
+	return p
+}
+
+// addProgress adds to from how far multicast is: packets and groups, not bytes.
+func (s *sources) addProgress(from map[string]int64) map[string]int64 {
+	for _, c := range s.channels {
+		p := c.Progress()
+		for name, v := range map[string]int64{
+			"multicast_groups": int64(p.Joined), "multicast_window": int64(p.Window), "multicast_packets": p.Packets,
+			"multicast_lost": p.Lost, "multicast_lap": int64(p.Lap), "multicast_listeners": int64(p.Hosts),
+		} {
+			from[name] += v
+		}
+	}
+	return from
 }
 
 // readKey reads a network key; no name means no key.

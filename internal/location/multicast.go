@@ -16,6 +16,8 @@ import (
 // Multicast is what a multicast URL says:
 //
 //	mcast://[INTERFACE][/ROOT|/NAME][?scope=S&port=N&source=ADDR]
+//
+// In a name, ?, % and what else has a meaning in URLs may be written as %XX.
 type Multicast struct {
 	Loc       string
 	Interface string     // "": every one that can be used
@@ -44,6 +46,11 @@ func ParseMulticast(loc string) (Multicast, error) {
 	}
 	rest, query, _ := strings.Cut(rest, "?")
 	m.Interface, m.Name, _ = strings.Cut(rest, "/")
+	name, err := url.PathUnescape(m.Name)
+	if err != nil {
+		return fail("%w", err)
+	}
+	m.Name = name
 	if b, err := hex.DecodeString(m.Name); err == nil && len(b) == len(m.Root) {
 		m.Root, m.Name = chunker.ID(b), ""
 	}

@@ -171,6 +171,7 @@ type Announce struct {
 	Cursor    uint32 // the group whose object was begun last
 	Lap       uint32 // how often the cursor has gone round
 	Listeners uint32 // hosts known to listen to the channel
+	Always    bool   // pieces of the index and buckets are sent whether or not anybody listens
 	URL       string // where chunks can be got otherwise; may be empty
 }
 
@@ -180,7 +181,10 @@ const (
 	maxName = 255
 )
 
-const announceSize = 32 + 8 + 4 + 1 + 1 + 8 + 8 + 4 + 4 + 4 + 1
+const announceSize = 32 + 8 + 4 + 1 + 1 + 8 + 8 + 4 + 4 + 4 + 1 + 1
+
+// always is the flag of an announcement for Always.
+const always = 1
 
 // AppendAnnounce appends an announcement as a packet to b. Only Seq and GroupSeq of
 // h are used.
@@ -201,7 +205,11 @@ func AppendAnnounce(b []byte, h Header, n Announce, k *Key) ([]byte, error) {
 		b = binary.BigEndian.AppendUint32(b, n.Cursor)
 		b = binary.BigEndian.AppendUint32(b, n.Lap)
 		b = binary.BigEndian.AppendUint32(b, n.Listeners)
-		b = append(b, byte(len(n.URL)))
+		flags := byte(0)
+		if n.Always {
+			flags |= always
+		}
+		b = append(b, flags, byte(len(n.URL)))
 		return append(b, n.URL...)
 	}), nil
 }
@@ -252,6 +260,7 @@ func OpenAnnounce(h Header, p []byte, k *Key) (n Announce, err error) {
 		Cursor:    binary.BigEndian.Uint32(b[62:]),
 		Lap:       binary.BigEndian.Uint32(b[66:]),
 		Listeners: binary.BigEndian.Uint32(b[70:]),
+		Always:    b[74]&always != 0,
 		URL:       string(b[announceSize:]),
 	}
 	if err := n.Space.Check(); err != nil {

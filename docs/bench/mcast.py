@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""Times castor's multicast beside uftp and udpcast, if they are on PATH.
+
+    docs/bench/mcast.py [--rounds N] [--only TASK] [--size BYTES]
+
+A sender and receivers sit in network namespaces on a Linux bridge (root and the
+programs ip and iptables are needed). The programs take turns within each round.
+Bytes are those that the sender's interface counts, Ethernet headers included,
+divided by the size of the file. Segmentation offload is off on the links, so that
+every datagram is counted and lost by itself. Each receiver's file is compared.
+"""
+import argparse, os, shutil, signal, statistics, subprocess, sys, tempfile, time
+
+P = 'cbench'
+parser = argparse.ArgumentParser()
+parser.add_argument('--rounds', type=int, default=3)
+parser.add_argument('--only', default='')
+parser.add_argument('--size', type=int, default=100_000_000)
+args = parser.parse_args()
+
+
+def sh(*cmd, check=True, **kw):
+    return subprocess.run(cmd, check=check, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kw).stdout
+
+
+def host(i):
+    return ['ip', 'netns', 'exec', f'{P}{i}']
+
+
+def up(n):
+    sh('ip', 'netns', 'add', P + 'b')
+    sh('ip', '-n', P + 'b', 'link', 'add', 'br0', 'type', 'bridge', 'mcast_snooping', '1', 'mcast_mld_version', '2')
+    sh('ip', '-n', P + 'b', 'link', 'set', 'br0', 'up')
+    for i in range(n + 1):
+        ns = f'{P}{i}'
+        sh('ip', 'netns', 'add', ns)
+        sh('ip', '-n', ns, 'link', 'add', 'eth0', 'type', 'veth', 'peer', 'name', f'p{i}', 'netns', P + 'b')
+        sh(*host(i), 'sysctl', '-qw', *[f'net.ipv6.conf.{c}.accept_dad=0' for c in ('all', 'default', 'eth0')])
+        sh('ip', '-n', ns, 'addr', 'add', f'10.77.0.{i + 1}/24', 'brd', '+', 'dev', 'eth0')
+        sh('ip', '-n', P + 'b', 'link', 'set', f'p{i}', 'master', 'br0', 'up')
+        sh('ip', '-n', ns, 'link', 'set', 'lo', 'up')
+        sh('ip', '-n', ns, 'link', 'set', 'eth0', 'gso_max_segs', '1', 'up')
+        sh('ip', '-n', ns, 'route', 'add', '224.0.0.0/4', 'dev', 'eth0')
+    time.sleep(2)  # until the bridge forwards
+
+
+def down():
+    for line in sh('ip', 'netns', 'list').splitlines():
+        if line.startswith(P):
+            sh('ip', 'netns', 'del', line.split()[0], check=False)
+
+
+def loss(n, percent):
+    for i in range(1, n + 1):
+        for tables in ('iptables', 'ip6tables'):
+            sh(*host(i), tables, '-F', 'INPUT')
+            if percent:
+                sh(*host(i), tables, '-A', 'INPUT', '-p', 'udp', '-m', 'statistic', '--mode', 'random',
+                   '--probability', str(percent / 100), '-j', 'DROP')
+
+
+def sent():
+    return int(sh(*host(0), 'cat', '/sys/class/net/eth0/statistics/tx_bytes'))
+
+
+def start(i, cmd, cwd):
+    return subprocess.Popen(host(i) + cmd, cwd=cwd, stdout=subprocess.DEVNULL, stderr=open(f'{cwd}/err{i}', 'w'))
+
+
+def out(i):
+    return f'{work}/out{i}'
+
+
+def castor(rate, n):
+    server = start(0, [CASTOR, 'cast', '-q', '-i', 'eth0', '--rate', f'{rate}M', 'f.caibx'], work)
+    time.sleep(0.5)
+    begin, bytes = time.time(), sent()
+    root = sh(CASTOR, 'root', f'{work}/f.caibx').strip()
+    rs = [start(i, [CASTOR, 'extract', '-q', '--no-sync', f'mcast://eth0/{root}', out(i)], work) for i in range(1, n + 1)]
+    for r in rs:
+        r.wait()
+    took = time.time() - begin
+    time.sleep(0.2)
+    bytes = sent() - bytes
+    server.send_signal(signal.SIGTERM)
+    server.wait()
+    return took, bytes
+
+
+def uftp(rate, n):
+    rs = []
+    for i in range(1, n + 1):
+        os.makedirs(f'{work}/d{i}', exist_ok=True)
+        rs.append(start(i, ['uftpd', '-d', '-I', f'10.77.0.{i + 1}', '-D', f'{work}/d{i}', '-B', '4194304'], work))
+    time.sleep(0.5)
+    begin, bytes = time.time(), sent()
+    start(0, ['uftp', '-R', str(rate * 1000), '-I', '10.77.0.1', '-B', '4194304', 'f'], work).wait()
+    took, bytes = time.time() - begin, sent() - bytes
+    for i, r in enumerate(rs, 1):
+        r.terminate()
+        r.wait()
+        if os.path.exists(f'{work}/d{i}/f'):
+            os.replace(f'{work}/d{i}/f', out(i))
+    return took, bytes
+
+
+def udpcast(rate, n):
+    begin, bytes = time.time(), sent()
+    rs = [start(i, ['udp-receiver', '--nokbd', '--interface', 'eth0', '-f', out(i)], work) for i in range(1, n + 1)]
+    server = start(0, ['udp-sender', '--nokbd', '--interface', 'eth0', '--min-receivers', str(n), '--max-bitrate', f'{rate}m', '-f', 'f'], work)
+    server.wait()
+    for r in rs:
+        r.wait()
+    return time.time() - begin, sent() - bytes
+
+
+# name, receivers, loss in percent, rate in Mbit/s; low where a bridge in software
+# would be the limit
+TASKS = [('clean', 4, 0, 200), ('clean', 40, 0, 60), ('loss', 4, 5, 200), ('loss', 40, 5, 60), ('loss', 4, 20, 200), ('fast', 4, 0, 500)]
+
+work = tempfile.mkdtemp(prefix='castor-bench-')
+CASTOR = f'{work}/castor'
+here = os.path.dirname(os.path.abspath(__file__))
+subprocess.run(['go', 'build', '-trimpath', '-o', CASTOR, './cmd/castor'], cwd=f'{here}/../..', check=True, env={**os.environ, 'CGO_ENABLED': '0'})
+programs = [castor]
+for f, tool in ((uftp, 'uftp'), (udpcast, 'udp-sender')):
+    if shutil.which(tool):
+        programs.append(f)
+    else:
+        print(tool, 'is not on PATH: left out')
+results = {}
+try:
+    with open(f'{work}/f', 'wb') as f:
+        f.write(os.urandom(args.size))
+    sh(CASTOR, 'make', '-q', '-s', f'{work}/default.castr', f'{work}/f.caibx', f'{work}/f')
+    tasks = [t for t in TASKS if args.only in t[0]]
+    down()
+    up(max(t[1] for t in tasks))
+    for r in range(args.rounds):
+        for task in tasks:
+            name, n, percent, rate = task
+            loss(n, percent)
+            for p in programs:
+                try:
+                    took, bytes = p(rate, n)
+                except Exception as e:
+                    print(p.__name__, task, 'failed:', e)
+                    continue
+                right = sum(subprocess.run(['cmp', '-s', f'{work}/f', out(i)]).returncode == 0 for i in range(1, n + 1))
+                for i in range(1, n + 1):
+                    if os.path.exists(out(i)):
+                        os.remove(out(i))
+                results.setdefault((task, p.__name__), []).append((bytes / args.size, took, right / n))
+        print(f'round {r + 1} of {args.rounds} done', flush=True)
+finally:
+    down()
+    shutil.rmtree(work, ignore_errors=True)
+print('| receivers | loss | rate Mbit/s | program | bytes × | wall s | of bytes/rate | right |')
+print('|--:|--:|--:|---|--:|--:|--:|--:|')
+for (task, p), v in results.items():
+    ratio, took, right = (statistics.median(x[i] for x in v) for i in range(3))
+    ideal = ratio * args.size * 8 / (task[3] * 1e6)
+    print(f'| {task[1]} | {task[2]} % | {task[3]} | {p} | {ratio:.3f} | {took:.2f} | {took / ideal:.2f} | {100 * right:.0f} % |')
