@@ -26,8 +26,8 @@ type content struct {
 // that sending one takes longer than joining and leaving it.
 const (
 	minBucket = 1 << 20
-	maxBucket = 16 << 20
-	buckets   = 256
+	maxBucket = 2 << 20
+	buckets   = 512
 )
 
 // levelOf returns the level of the buckets of x. It follows from the index alone, so that
@@ -111,8 +111,8 @@ func (c *content) object(ctx context.Context, ord uint32, src store.Getter, pad 
 	}
 	from, to := c.space.ChunkRange(ord)
 	parts := make([]wire.Part, to-from)
-	chunks := make([]store.Chunk, to-from)
-	size := wire.DirectorySize(to - from)
+	directory := wire.DirectorySize(to - from)
+	b := bufpool.Get(directory + int(c.bytes(ord)) + pad)[:directory]
 	for n := from; n < to; n++ {
 		ch, err := src.Get(ctx, c.id(n))
 		if err == nil {
@@ -131,16 +131,17 @@ func (c *content) object(ctx context.Context, ord uint32, src store.Getter, pad 
 		if ch.Codec != nil {
 			form = wire.Zstd
 		}
-		chunks[n-from], parts[n-from] = ch, wire.Part{Form: form, Length: len(ch.Data)}
-		size += len(ch.Data)
-	}
-	b, err := wire.AppendDirectory(bufpool.Get(size + pad)[:0], parts)
-	if err != nil {
-		return nil, err
-	}
-	for _, ch := range chunks {
-		b = append(b, ch.Data...)
+		parts[n-from] = wire.Part{Form: form, Length: len(ch.Data)}
+		b = append(b, ch.Data...) // never longer than plain
 		ch.Release()
+	}
+	if cap(b) > 2*(len(b)+pad) { // it is held for a while
+		small := append(bufpool.Get(len(b) + pad)[:0], b...)
+		bufpool.Put(b)
+		b = small
+	}
+	if _, err := wire.AppendDirectory(b[:0], parts); err != nil {
+		return nil, err
 	}
 	return b, nil
 }

@@ -217,7 +217,7 @@ func (d *raid) bulk(ord uint32) []byte {
 
 // lateGiveUp is for attacks on which the index is waited for from somebody who announces
 // and sends none, until that counts as stalled.
-const lateGiveUp = 80 * time.Second
+const lateGiveUp = 20 * time.Second
 
 // TestForged has others send what is made up, during all of a session or only after the
 // index has come.
@@ -332,7 +332,7 @@ func TestForged(t *testing.T) {
 		}},
 		{"wrong index", lateGiveUp, func(d *raid, r *memReceiver) {
 			l := d.liar(r, 1, d.wrong)
-			d.every(10*time.Millisecond, func(int) { l.tell(200) })
+			d.every(40*time.Millisecond, func(int) { l.tell(200) })
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -768,7 +768,6 @@ func TestMemoryBound(t *testing.T) {
 // An object larger than the memory for all of them is not begun because somebody
 // announces large buckets.
 func TestHugeObject(t *testing.T) {
-	t.Skip("not yet: the first object may have any length")
 	x := indexOf()
 	for i := range 100000 {
 		x.Entries = append(x.Entries, index.Entry{End: int64(i+1) * 200000, ID: chunker.ID{byte(i), byte(i >> 8), byte(i >> 16)}})
@@ -808,7 +807,6 @@ func (c *capture) Send(_ netip.Addr, b []byte, size int) error {
 
 // Before a sequence number, and so a nonce, would come twice, a new session begins.
 func TestSequenceWraps(t *testing.T) {
-	t.Skip("not yet: the announcement of the new session stays before the data in the same buffer")
 	x, m := noise(t, 300000, 2)
 	key := &wire.Key{1}
 	c := &capture{}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"slices"
@@ -219,6 +220,9 @@ func (l *sendLink) pretendNames(now time.Time) {
 }
 
 func (l *sendLink) announceName(now time.Time, group netip.Addr, g *nameGroup, n wire.Name) {
+	if l.seq > math.MaxUint32-maxBurst {
+		l.newSalt()
+	}
 	var err error
 	l.packets, err = wire.AppendName(l.packets[:0], wire.Header{Seq: l.seq, GroupSeq: g.seq}, l.salt, n, l.o.Key)
 	if err != nil { // SetNames has checked it

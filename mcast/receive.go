@@ -84,7 +84,7 @@ const (
 	firstWait   = 3 * time.Second // for an announcement
 	rejoinAfter = 2 * time.Second // a group without packets: the report may be lost
 	silentAfter = 4 * time.Second // no packet of the sender
-	byeAfter    = time.Second     // the same when it has said so
+	byeAfter    = 2 * time.Second // the same when it has said so
 	stalledMin  = 6 * time.Second // nothing of use, and the sender's cursor stands
 	stalledMax  = 60 * time.Second
 	maxSenders  = 64
@@ -107,6 +107,7 @@ type Session struct {
 	space   *wire.Space // that follows from the index; nil: it is not known yet
 	only    *sender     // whose symbols are believed; nil: all are
 	joined  map[uint32]*group
+	left    map[uint32]time.Time // when groups were left, see holdOff
 	window  window
 	memory  int64 // bytes of objects on the way
 
@@ -162,7 +163,7 @@ type partial struct {
 // Dial joins the channel of root on the links and waits for a sender. It returns
 // ErrNoSender, wrapped, if none announces it. The links stay the caller's.
 func Dial(ctx context.Context, links []ReceiverLink, root chunker.ID, o *ReceiveOptions) (*Session, error) {
-	s := &Session{root: root, senders: map[senderKey]*sender{}, joined: map[uint32]*group{}, window: newWindow()}
+	s := &Session{root: root, senders: map[senderKey]*sender{}, joined: map[uint32]*group{}, left: map[uint32]time.Time{}, window: newWindow()}
 	if o != nil {
 		s.o = *o
 	}
@@ -255,8 +256,13 @@ func (s *Session) Close() {
 	s.link.Leave(s.control, s.o.Source)
 }
 
-// Announced returns what a sender announces.
-func (s *Session) Announced() wire.Announce { return s.best().Announce }
+// Announced returns what a sender announces, and nothing if none can be believed.
+func (s *Session) Announced() (a wire.Announce) {
+	if n := s.best(); n != nil {
+		a = n.Announce
+	}
+	return a
+}
 
 // best returns the sender to go by: one that has proven itself, else the one that was
 // heard first; nil if all have failed.
@@ -325,6 +331,9 @@ func (s *Session) packet(now time.Time, p Packet) {
 		s.announced(now, key, h, p.Data)
 	case h.Type == wire.ByeType && p.Group == s.control:
 		if n := s.senders[key]; n != nil && wire.OpenBye(h, p.Data, s.o.Key) == nil {
+			if !n.bye { // a successor may come, and has to hear of us
+				s.rejoin = now.Add(200*time.Millisecond + rand.N(200*time.Millisecond))
+			}
 			n.bye = true
 		}
 	case h.Type == wire.DataType:
@@ -346,6 +355,7 @@ func (s *Session) announced(now time.Time, key senderKey, h wire.Header, p []byt
 	}
 	n := s.senders[key]
 	if n == nil {
+		s.renew(key.source)
 		if len(s.senders) >= maxSenders && !s.forgetSender(now) {
 			return
 		}
@@ -359,6 +369,30 @@ func (s *Session) announced(now time.Time, key senderKey, h wire.Header, p []byt
 	}
 	n.Announce, n.heard, n.bye = a, now, false
 	s.progress.Rate, s.progress.Lap, s.progress.Hosts = a.Rate, a.Lap, a.Listeners
+}
+
+// sessionsOf is how many sessions of one source are known: one that is restarted has two
+// for a while.
+const sessionsOf = 2
+
+// renew makes room for another session of a source: that goes which is no use.
+func (s *Session) renew(source netip.Addr) {
+	count := 0
+	var oldest senderKey
+	var old *sender
+	for k, n := range s.senders {
+		if k.source != source {
+			continue
+		}
+		count++
+		if n != s.only && (old == nil || old.proven && !n.proven || old.proven == n.proven && n.heard.Before(old.heard)) {
+			oldest, old = k, n
+		}
+	}
+	if count >= sessionsOf && old != nil {
+		s.forget(old)
+		delete(s.senders, oldest)
+	}
 }
 
 // How long a sender is kept that has sent nothing of use, and one that has sent nothing
@@ -440,13 +474,17 @@ func (s *Session) symbol(now time.Time, g *group, n *sender, h wire.Header, symb
 	}
 }
 
+// maxObject is how long an object may be that does not fit into the memory: one chunk
+// at least has to come through.
+const maxObject = 192 << 20
+
 func (s *Session) newPartial(g *group, n *sender, h wire.Header) *partial {
 	l := fec.NewLayout(int64(h.Length), n.Symbol)
 	most := s.o.Memory
 	if !n.proven && n != s.best() {
 		most /= 2 // what may be forged leaves room for what is right
 	}
-	if l.Blocks == 0 || s.memory+l.Padded() > most && s.memory > 0 || int64(h.Length) > s.limit(n, g.ord) {
+	if l.Blocks == 0 || s.memory+l.Padded() > most && (s.memory > 0 || l.Padded() > maxObject) || int64(h.Length) > s.limit(n, g.ord) {
 		return nil
 	}
 	p := &partial{layout: l, data: make([]byte, l.Padded()), blocks: make([]*fec.Block, l.Blocks), left: l.Blocks, seq: h.GroupSeq}
@@ -600,7 +638,12 @@ func (s *Session) leave(g *group) {
 		s.discard(g, n)
 	}
 	delete(s.joined, g.ord)
+	s.left[g.ord] = time.Now()
 }
+
+// holdOff is how long a group that was left is not joined again: what is left and joined
+// within one report the sender never hears of, and goes on where it was.
+const holdOff = 200 * time.Millisecond
 
 // tick joins what comes next, and looks whether anything comes at all.
 func (s *Session) tick(now time.Time, todo []uint32) error {
@@ -617,9 +660,23 @@ func (s *Session) tick(now time.Time, todo []uint32) error {
 	if err := s.alive(now); err != nil {
 		return err
 	}
+	for ord, at := range s.left {
+		if now.Sub(at) >= holdOff {
+			delete(s.left, ord)
+		}
+	}
 	counted := 0
+	// What is joined may have to wait until the sender has sent the rest of it.
+	waiting := int64(0)
+	for ord := range s.joined {
+		waiting += max(s.max(ord), 1)
+	}
+	patience := rejoinAfter
+	if n := s.best(); n != nil && n.Rate > 0 {
+		patience += time.Duration(min(8*float64(waiting)/float64(n.Rate), 30) * float64(time.Second))
+	}
 	for _, g := range s.joined {
-		if now.Sub(later2(g.joined, g.heard)) > rejoinAfter {
+		if now.Sub(later2(g.joined, g.heard)) > patience {
 			s.link.Leave(g.address, s.o.Source)
 			s.link.Join(g.address, s.o.Source)
 			g.joined = now
@@ -637,6 +694,9 @@ func (s *Session) tick(now time.Time, todo []uint32) error {
 		}
 		ord := todo[(start+i)%len(todo)]
 		if s.joined[ord] != nil {
+			continue
+		}
+		if _, justLeft := s.left[ord]; justLeft {
 			continue
 		}
 		g := &group{ord: ord, address: s.address(ord), joined: now, from: map[*sender]*partial{}}
@@ -706,12 +766,15 @@ func (s *Session) alive(now time.Time) error {
 	case quiet > silentAfter, bye && quiet > byeAfter:
 		return fmt.Errorf("%w: nothing heard for %v", ErrSilent, quiet.Round(time.Second))
 	}
-	if quiet > time.Second && now.After(s.rejoin) { // the report may be lost
+	if (quiet > time.Second || bye) && now.After(s.rejoin) { // the report may be lost
 		s.rejoin = now.Add(time.Second)
 		s.link.Leave(s.control, s.o.Source)
 		s.link.Join(s.control, s.o.Source)
 	}
 	idle := now.Sub(s.useful)
+	if s.only != nil && len(s.senders) > 1 && idle > probation {
+		return fmt.Errorf("%w: it has sent nothing for %v", ErrStalled, idle.Round(time.Second))
+	}
 	if idle > stalledMax || idle > stalledMin && now.Sub(s.moved) > stalledMin {
 		return fmt.Errorf("%w: nothing of use for %v", ErrStalled, idle.Round(time.Second))
 	}

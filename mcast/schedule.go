@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/castorsync/castor/mcast/fec"
 )
 
 // schedule decides what a sender puts on one link, and when. It knows who listens to
@@ -20,8 +22,8 @@ type schedule struct {
 	rate     float64 // bytes a second on the wire
 	objects  map[objectKey]*object
 	channels map[*channel]*audience
-	cursor   objectKey // the object begun last
-	lap      uint32    // how often the cursor has gone round
+	places   map[*channel]*place
+	turns    uint64    // objects begun
 	free     time.Time // when the link may carry more
 	loss     estimate
 	leave    time.Duration // how long listeners take to leave when they are done, smoothed
@@ -54,6 +56,23 @@ func (k objectKey) compare(l objectKey) int {
 		return cmp.Compare(k.ch.number, l.ch.number)
 	}
 	return cmp.Compare(k.ord, l.ord)
+}
+
+// place is where a channel is.
+type place struct {
+	cursor uint32 // the object begun last, pieces of the index apart
+	lap    uint32 // how often the cursor has gone round
+	turn   uint64 // when that was, counted in objects begun on all channels
+}
+
+// place returns where ch is.
+func (s *schedule) place(ch *channel) *place {
+	p := s.places[ch]
+	if p == nil {
+		p = &place{}
+		s.places[ch] = p
+	}
+	return p
 }
 
 // audience is who listens to a channel.
@@ -100,8 +119,8 @@ type object struct {
 
 func newSchedule(rate float64, loss float64) *schedule {
 	return &schedule{
-		rate: rate, objects: map[objectKey]*object{}, channels: map[*channel]*audience{},
-		loss: estimate{hint: loss, need: loss},
+		rate: rate, objects: map[objectKey]*object{}, channels: map[*channel]*audience{}, places: map[*channel]*place{},
+		loss: expect(loss),
 	}
 }
 
@@ -315,10 +334,16 @@ func (s *schedule) next(now time.Time) (b burst, wait time.Duration) {
 		return burst{}, wait
 	}
 	if o.fresh {
-		if s.cursor.ch != nil && o.key.compare(s.cursor) < 0 {
-			s.lap++
+		o.fresh = false
+		p := s.place(o.key.ch)
+		s.turns++
+		p.turn = s.turns
+		if !o.key.ch.isIndex(o.key.ord) { // which is for who comes late
+			if o.key.ord < p.cursor {
+				p.lap++
+			}
+			p.cursor = o.key.ord
 		}
-		s.cursor, o.fresh = o.key, false
 		if a := s.channels[o.key.ch]; a != nil {
 			a.begun = true
 		}
@@ -381,22 +406,27 @@ func (s *schedule) due(o *object) time.Time {
 // addDelta makes o send a little more: about 2 % of a block, and more each time that
 // was not enough.
 func (s *schedule) addDelta(o *object) {
-	o.target = o.rounds() + max(1, o.longest/64)*(1+o.extras/4) + o.haste()
+	o.target = o.rounds() + max(1, o.longest/64)*min(1+o.extras/4, 4) + o.haste()
 	o.extras++
 }
 
-// before reports whether a comes before b, going round from the cursor. Pieces of the
-// index come first of all.
+// before reports whether a comes before b: pieces of the index come first of all, then
+// the channel that has waited longest, and within a channel what is behind its cursor,
+// going round.
 func (s *schedule) before(a, b objectKey) bool {
 	if x, y := a.ch.isIndex(a.ord), b.ch.isIndex(b.ord); x != y {
 		return x
 	}
-	if s.cursor.ch != nil {
-		if x, y := a.compare(s.cursor) > 0, b.compare(s.cursor) > 0; x != y {
-			return x
+	if a.ch != b.ch {
+		if x, y := s.place(a.ch).turn, s.place(b.ch).turn; x != y {
+			return x < y
 		}
+		return a.compare(b) < 0
 	}
-	return a.compare(b) < 0
+	if cursor := s.place(a.ch).cursor; (a.ord > cursor) != (b.ord > cursor) {
+		return a.ord > cursor
+	}
+	return a.ord < b.ord
 }
 
 // upcoming returns the object that is needed next and is not loaded, except those that
@@ -441,8 +471,13 @@ func (s *schedule) live() []*object {
 
 // estimate is what listeners need beyond a full pass, as a part of it.
 type estimate struct {
-	hint float64 // expected loss
 	need float64 // smoothed
+}
+
+// expect returns the estimate for a part loss of all packets being lost: the mean, and
+// what the unluckiest of some blocks needs.
+func expect(loss float64) estimate {
+	return estimate{loss/(1-loss) + 2.5*math.Sqrt(loss*(1-loss)/fec.MaxSource)}
 }
 
 // learn takes in what the last listener of an object has needed. After deltas that is

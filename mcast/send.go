@@ -253,9 +253,9 @@ type sendLink struct {
 
 	schedule *schedule
 	payloads map[objectKey]*payload
-	bytes    int64 // of payloads
-	loading  map[objectKey]bool
-	used     uint64 // counts uses of payloads
+	bytes    int64               // of payloads
+	loading  map[objectKey]int64 // objects that are being loaded, and how large they are about
+	used     uint64              // counts uses of payloads
 
 	salt     wire.Salt
 	aead     cipher.AEAD
@@ -318,7 +318,7 @@ func newSendLink(s *Sender, l SenderLink) *sendLink {
 	return &sendLink{
 		Sender: s, link: l,
 		events: make(chan mld.Event, 1024), loads: make(chan loadResult, loaders), woken: make(chan struct{}, 1),
-		schedule: newSchedule(s.o.Rate, s.o.Loss), payloads: map[objectKey]*payload{}, loading: map[objectKey]bool{},
+		schedule: newSchedule(s.o.Rate, s.o.Loss), payloads: map[objectKey]*payload{}, loading: map[objectKey]int64{},
 		controls: map[*channel]*control{},
 	}
 }
@@ -331,7 +331,7 @@ func (l *sendLink) wake() {
 }
 
 // loaders is how many objects are loaded at once.
-const loaders = 4
+const loaders = 3
 
 // payload is an object ready to be sent.
 type payload struct {
@@ -496,6 +496,11 @@ func (l *sendLink) forget() {
 			delete(l.schedule.channels, c)
 		}
 	}
+	for c := range l.schedule.places {
+		if gone(c) {
+			delete(l.schedule.places, c)
+		}
+	}
 	for c := range l.controls {
 		if gone(c) {
 			delete(l.controls, c)
@@ -538,13 +543,18 @@ func (l *sendLink) control(c *channel) *control {
 
 // load begins to load the objects that are needed next, as far as memory goes.
 func (l *sendLink) load(ctx context.Context, now time.Time, wg *sync.WaitGroup) {
-	for len(l.loading) < loaders && l.bytes < l.o.Memory {
+	held := l.bytes
+	for _, n := range l.loading {
+		held += n
+	}
+	for len(l.loading) < loaders && held < l.o.Memory {
 		o := l.schedule.upcoming(now, l.loadedOrLoading)
 		if o == nil {
 			return
 		}
-		l.loading[o.key] = true
 		k := o.key
+		l.loading[k] = k.ch.bytes(k.ord)
+		held += l.loading[k]
 		wg.Go(func() {
 			p, err := k.ch.payload(ctx, k.ord)
 			select {
@@ -553,7 +563,7 @@ func (l *sendLink) load(ctx context.Context, now time.Time, wg *sync.WaitGroup) 
 			}
 		})
 	}
-	if l.bytes >= l.o.Memory {
+	if held >= l.o.Memory {
 		l.evict(now)
 	}
 }
@@ -624,7 +634,8 @@ func (l *sendLink) evict(now time.Time) {
 	idle := false
 	for k, p := range l.payloads {
 		o := l.schedule.objects[k]
-		if o != nil && o.pending() {
+		// What is due is needed as soon as the link is free.
+		if o != nil && (o.pending() || len(o.hosts) > 0 && !l.schedule.due(o).After(now)) {
 			continue
 		}
 		i := o == nil || len(o.hosts) == 0
@@ -638,7 +649,8 @@ func (l *sendLink) evict(now time.Time) {
 }
 
 func (l *sendLink) loadedOrLoading(o *object) bool {
-	return l.loading[o.key] || l.payloads[o.key] != nil
+	_, loading := l.loading[o.key]
+	return loading || l.payloads[o.key] != nil
 }
 
 // transmit sends a burst.
@@ -648,7 +660,6 @@ func (l *sendLink) transmit(b burst) {
 	ch := o.key.ch
 	l.used++
 	p.used = l.used
-	l.packets = l.packets[:0]
 	if n := fec.MaxSource * ch.symbol; len(l.scratch) < n {
 		l.scratch = make([]byte, n)
 	}
@@ -656,6 +667,7 @@ func (l *sendLink) transmit(b burst) {
 		l.newSalt()
 		l.announceNow(ch)
 	}
+	l.packets = l.packets[:0]
 	for i := range b.count {
 		round, block := (b.first+i)/o.blocks, (b.first+i)%o.blocks
 		k := p.layout.Source(block)
@@ -714,14 +726,14 @@ func (l *sendLink) announce(now time.Time) (wait time.Duration) {
 }
 
 func (l *sendLink) announceNow(ch *channel) {
-	c := l.control(ch)
+	if l.seq > math.MaxUint32-maxBurst {
+		l.newSalt()
+	}
+	c, p := l.control(ch), l.schedule.place(ch)
 	n := wire.Announce{
 		Salt: l.salt, Root: ch.root, Space: ch.space, Symbol: ch.symbol,
 		Rate: uint64(8 * l.schedule.rate), Share: uint64(8 * l.schedule.rate / manyObjects),
-		Lap: l.schedule.lap, Listeners: uint32(l.schedule.hosts(ch)), Always: l.o.Always, URL: l.o.URL,
-	}
-	if l.schedule.cursor.ch == ch {
-		n.Cursor = l.schedule.cursor.ord
+		Cursor: p.cursor, Lap: p.lap, Listeners: uint32(l.schedule.hosts(ch)), Always: l.o.Always, URL: l.o.URL,
 	}
 	var err error
 	l.packets, err = wire.AppendAnnounce(l.packets[:0], wire.Header{Seq: l.seq, GroupSeq: c.seq}, n, l.o.Key)
@@ -741,6 +753,9 @@ const byes = 3
 func (l *sendLink) bye() {
 	for range byes {
 		for ch := range l.schedule.channels {
+			if l.seq == math.MaxUint32 {
+				return // no number is used twice
+			}
 			c := l.control(ch)
 			l.packets = wire.AppendBye(l.packets[:0], wire.Header{Seq: l.seq, GroupSeq: c.seq}, l.salt, l.o.Key)
 			l.seq++

@@ -47,11 +47,9 @@ func cut(t testing.TB, b []byte) (*index.Index, *storetest.Memory) {
 
 // run is a distribution over a memNet.
 type run struct {
-	net     *memNet
-	x       *index.Index
-	rate    float64
-	results []Result
-	stores  []*storetest.Memory
+	net  *memNet
+	x    *index.Index
+	rate float64
 }
 
 // start runs a sender until the context ends.

@@ -50,7 +50,9 @@ func (w *window) update(now time.Time, expected, got int, overflow bool) bool {
 			w.size, w.limit, w.before = w.before, min(1.25*loss, 0.9), 0
 			return true
 		}
-		if w.before == 0 {
+		if overflow {
+			w.before = 0 // it is this host
+		} else if w.before == 0 {
 			w.before, w.beforeLoss = w.size, loss
 		}
 		w.size = max(1, w.size*7/10)

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/castorsync/castor/chunker"
@@ -35,13 +36,15 @@ func (f putterFunc) Put(ctx context.Context, c Chunk) error { return f(ctx, c) }
 func (u *Union) Deliver(ctx context.Context, want []chunker.ID, sink Putter) error {
 	last := -1
 	for i, s := range u.Sources {
-		if _, ok := s.(Deliverer); ok {
+		if delivers(s) {
 			last = i
 		}
 	}
 	for _, s := range u.Sources[:last+1] {
-		d, ok := s.(Deliverer)
-		if !ok {
+		if len(want) == 0 {
+			return nil
+		}
+		if !delivers(s) {
 			var err error
 			if want, err = lacking(ctx, s, want); err != nil {
 				return err
@@ -50,7 +53,7 @@ func (u *Union) Deliver(ctx context.Context, want []chunker.ID, sink Putter) err
 		}
 		var mu sync.Mutex
 		brought := map[chunker.ID]bool{} // guarded by mu
-		err := d.Deliver(ctx, want, putterFunc(func(ctx context.Context, c Chunk) error {
+		err := Deliver(ctx, s, want, putterFunc(func(ctx context.Context, c Chunk) error {
 			if err := sink.Put(ctx, c); err != nil {
 				return err
 			}
@@ -73,8 +76,37 @@ func (u *Union) Deliver(ctx context.Context, want []chunker.ID, sink Putter) err
 	return nil
 }
 
+// delivers reports whether g has the power, which one that asks others has only if they
+// do.
+func delivers(g Getter) bool {
+	switch g := g.(type) {
+	case *Union:
+		return slices.ContainsFunc(g.Sources, delivers)
+	case *Cache:
+		return delivers(g.Source)
+	}
+	_, ok := g.(Deliverer)
+	return ok
+}
+
 // lacking returns those of the chunks that g does not have, as far as it can tell.
 func lacking(ctx context.Context, g Getter, want []chunker.ID) ([]chunker.ID, error) {
+	switch g := g.(type) {
+	case *Union:
+		for _, s := range g.Sources {
+			var err error
+			if want, err = lacking(ctx, s, want); err != nil {
+				return nil, err
+			}
+		}
+		return want, nil
+	case *Cache:
+		want, err := lacking(ctx, g.Local, want)
+		if err != nil {
+			return nil, err
+		}
+		return lacking(ctx, g.Source, want)
+	}
 	s, ok := g.(interface {
 		Has(ctx context.Context, id chunker.ID) (bool, error)
 	})
@@ -95,7 +127,7 @@ func lacking(ctx context.Context, g Getter, want []chunker.ID) ([]chunker.ID, er
 
 // Deliver lets the source bring what the cache lacks, and keeps it.
 func (c *Cache) Deliver(ctx context.Context, want []chunker.ID, sink Putter) error {
-	if _, ok := c.Source.(Deliverer); !ok {
+	if !delivers(c.Source) {
 		return nil
 	}
 	want, err := lacking(ctx, c.Local, want)

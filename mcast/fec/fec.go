@@ -75,6 +75,31 @@ func (l Layout) Block(padded []byte, block int) []byte {
 	return padded[from:to:to]
 }
 
+// workspace lends the codes their working memory. All share it: what each kept for
+// itself would be as large as a block, for every number of symbols.
+type workspace struct{ free sync.Pool }
+
+var scratch workspace
+
+// Get returns n buffers of size bytes.
+func (w *workspace) Get(n, size int) [][]byte {
+	b, _ := w.free.Get().(*[][]byte)
+	if b == nil || len(*b) < n || cap((*b)[0]) < size {
+		fresh := reedsolomon.AllocAligned(max(n, 2*MaxSource), size)
+		b = &fresh
+	}
+	for i := range *b {
+		(*b)[i] = (*b)[i][:size]
+	}
+	return *b
+}
+
+// Put takes back what Get returned.
+func (w *workspace) Put(b [][]byte) {
+	b = b[:cap(b)]
+	w.free.Put(&b)
+}
+
 // codes holds the code for each number of source symbols. They are safe for
 // concurrent use.
 var codes [MaxSource + 1]func() reedsolomon.Encoder
@@ -82,7 +107,7 @@ var codes [MaxSource + 1]func() reedsolomon.Encoder
 func init() {
 	for k := 1; k <= MaxSource; k++ {
 		codes[k] = sync.OnceValue(func() reedsolomon.Encoder {
-			e, err := reedsolomon.New(k, k, reedsolomon.WithLeopardGF(true), reedsolomon.WithInversionCache(false))
+			e, err := reedsolomon.New(k, k, reedsolomon.WithLeopardGF(true), reedsolomon.WithInversionCache(false), reedsolomon.WithWorkAllocator(&scratch))
 			if err != nil {
 				panic(fmt.Sprintf("fec: %d source symbols: %v", k, err))
 			}
