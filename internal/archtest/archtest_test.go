@@ -40,10 +40,11 @@ var floors = map[string]int{
 
 	"store/cacnk": 3,
 
-	"store/dir":      4,
-	"index/build":    4,
-	"index/assemble": 4,
-	"mcast":          4,
+	"store/dir":       4,
+	"store/httpstore": 4,
+	"index/build":     4,
+	"index/assemble":  4,
+	"mcast":           4,
 
 	"internal/location": 5,
 	"internal/share":    5,

@@ -1,0 +1,218 @@
+package httpstore
+
+import (
+	"cmp"
+	"errors"
+	"log/slog"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/castorsync/castor/chunker"
+	"github.com/castorsync/castor/store"
+	"github.com/castorsync/castor/store/cacnk"
+)
+
+// HandlerOptions are the settings of [NewHandler]. Only Source is necessary.
+type HandlerOptions struct {
+	// Source has the chunks that are served. It is never trusted with more than
+	// MaxChunk bytes, but chunks pass through as it has them.
+	Source store.Getter
+	// Writable takes uploads of chunks, if Source is a store.Store, and of indexes,
+	// if there is an IndexDir.
+	Writable bool
+	// IndexDir is a directory below which files that end in .caibx, .caidx or
+	// .catar are served; "" means none.
+	IndexDir string
+
+	// Digests are those that may name chunks, for what must be verified; nil means
+	// any that castor knows.
+	Digests []chunker.Digest
+	// MaxChunk is the greatest size of a plain chunk in bytes; 0 means
+	// [chunker.MaxSize].
+	MaxChunk int
+	// MaxIndex is the greatest size of an index that is uploaded in bytes; 0 means
+	// 1 GiB.
+	MaxIndex int64
+	// MaxChunks is how many different chunks are in memory at once, uploads
+	// included; 0 means 256. Requests beyond wait up to 10 s for their turn.
+	MaxChunks int
+	// Level is the compression level for chunks that the source has plain; 0 means
+	// [cacnk.DefaultLevel].
+	Level int
+
+	// Tokens returns the tokens of which each request must show one, as a bearer
+	// token or as the password of basic authentication. It is called for each
+	// request, from many goroutines. Nil lets everybody in; no tokens let nobody.
+	Tokens func() []string
+	// PublicRead asks for a token only where something is written.
+	PublicRead bool
+
+	// Rate is the number of bytes a second that all answers together take; 0 means
+	// no limit.
+	Rate int64
+	// Log is told of each request, and why some fail; nil means nobody is.
+	Log *slog.Logger
+}
+
+// Handler serves chunks and indexes over HTTP. It is safe for concurrent use.
+type Handler struct {
+	o       HandlerOptions
+	flights *flights
+	indexes *os.Root // nil: none
+	limit   *limiter // nil: none
+	encoder func() (*cacnk.Encoder, error)
+	digest  atomic.Uint32 // index into o.Digests of what fitted last
+	metrics metrics
+}
+
+// NewHandler returns a handler for paths directly below the root: use
+// http.StripPrefix for others. It fails if the source or the directory cannot do
+// what the options want.
+func NewHandler(o HandlerOptions) (*Handler, error) {
+	o.MaxChunk = cmp.Or(o.MaxChunk, chunker.MaxSize)
+	o.MaxIndex = cmp.Or(o.MaxIndex, 1<<30)
+	o.MaxChunks = cmp.Or(o.MaxChunks, 256)
+	o.Level = cmp.Or(o.Level, cacnk.DefaultLevel)
+	if o.Digests == nil {
+		o.Digests = []chunker.Digest{chunker.BLAKE3, chunker.SHA512256, chunker.SHA256}
+	}
+	if _, ok := o.Source.(store.Store); o.Writable && !ok {
+		return nil, errors.New("writable, but the source of chunks takes none")
+	}
+	h := &Handler{o: o}
+	h.flights = newFlights(o.Source.Get, o.MaxChunks, &h.metrics)
+	h.encoder = sync.OnceValues(func() (*cacnk.Encoder, error) { return cacnk.NewEncoder(o.Level) })
+	if o.Rate > 0 {
+		h.limit = newLimiter(o.Rate)
+	}
+	if o.IndexDir != "" {
+		var err error
+		if h.indexes, err = os.OpenRoot(o.IndexDir); err != nil {
+			return nil, err
+		}
+	}
+	return h, nil
+}
+
+// Close releases the index directory. No request may come afterwards.
+func (h *Handler) Close() error {
+	if h.indexes == nil {
+		return nil
+	}
+	return h.indexes.Close()
+}
+
+// ServeHTTP answers a request.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	begin := time.Now()
+	rec := &recorder{ResponseWriter: w, r: r, limit: h.limit}
+	h.metrics.active.Add(1)
+	defer func() {
+		h.metrics.active.Add(-1)
+		h.metrics.note(rec)
+		if h.o.Log != nil {
+			h.o.Log.LogAttrs(r.Context(), slog.LevelInfo, "request",
+				slog.String("remote", r.RemoteAddr), slog.String("method", clip(r.Method)), slog.String("path", clip(r.URL.Path)),
+				slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes), slog.Duration("time", time.Since(begin)))
+		}
+	}()
+	h.route(rec, r)
+}
+
+// clip shortens what a client chose for the log.
+func clip(s string) string { return s[:min(len(s), 200)] }
+
+func (h *Handler) route(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	path := strings.TrimPrefix(r.URL.Path, "/")
+	id, f, isChunk := parseChunkPath(path)
+	isIndex := h.indexes != nil && isIndexPath(path)
+	writable := h.o.Writable && (isChunk || isIndex && isUploadPath(path))
+	read := r.Method == http.MethodGet || r.Method == http.MethodHead
+	switch {
+	case path == "healthz" && read:
+		w.Header().Set("Cache-Control", "no-store")
+		answer(w, http.StatusOK, "ok")
+	case !h.allowed(r, read):
+		w.Header().Set("WWW-Authenticate", `Bearer realm="castor"`)
+		w.Header().Add("WWW-Authenticate", `Basic realm="castor"`)
+		answer(w, http.StatusUnauthorized, "a token is needed")
+	case !isChunk && !isIndex:
+		answer(w, http.StatusNotFound, "not found")
+	case read && isChunk:
+		h.serveChunk(w, r, id, f)
+	case read:
+		h.serveIndex(w, r, path)
+	case r.Method == http.MethodPut && writable && isChunk:
+		h.putChunk(w, r, id, f)
+	case r.Method == http.MethodPut && writable:
+		h.putIndex(w, r, path)
+	default:
+		w.Header().Set("Allow", "GET, HEAD")
+		if writable {
+			w.Header().Set("Allow", "GET, HEAD, PUT")
+		}
+		answer(w, http.StatusMethodNotAllowed, "method not allowed")
+	}
+}
+
+// answer writes a status with a line of text.
+func answer(w http.ResponseWriter, status int, text string) {
+	if w.Header().Get("Cache-Control") == "" {
+		w.Header().Set("Cache-Control", "no-cache")
+	}
+	http.Error(w, text, status)
+}
+
+// fault answers that something that the client asked for went wrong on this side.
+// What it was is for the log alone.
+func (h *Handler) fault(w http.ResponseWriter, r *http.Request, status int, text string, err error) {
+	if h.o.Log != nil && r.Context().Err() == nil { // else nobody listens
+		h.o.Log.LogAttrs(r.Context(), slog.LevelWarn, text, slog.String("path", clip(r.URL.Path)), slog.Any("error", err))
+	}
+	answer(w, status, text)
+}
+
+// recorder notes what is answered, and keeps to the limit.
+type recorder struct {
+	http.ResponseWriter
+	r      *http.Request
+	limit  *limiter // or nil
+	status int      // 0: nothing was answered
+	bytes  int64    // of the body
+	err    error    // of the first write that failed
+}
+
+// Unwrap is for http.ResponseController.
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *recorder) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *recorder) Write(b []byte) (n int, err error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	for n < len(b) && w.err == nil {
+		piece := b[n:]
+		if w.limit != nil {
+			piece = piece[:min(len(piece), limitPiece)]
+			if w.err = w.limit.wait(w.r.Context(), len(piece)); w.err != nil {
+				break
+			}
+		}
+		var m int
+		m, w.err = w.ResponseWriter.Write(piece)
+		n += m
+	}
+	w.bytes += int64(n)
+	return n, w.err
+}
