@@ -146,8 +146,11 @@ type group struct {
 	address netip.Addr
 	joined  time.Time
 	heard   time.Time
-	from    map[*sender]*partial
-	full    bool
+	away    time.Time // when to join again what was left for a moment; zero: it is joined
+
+	patience time.Duration // without a packet, before that
+	from     map[*sender]*partial
+	full     bool
 }
 
 // partial is an object on its way from one sender.
@@ -666,20 +669,17 @@ func (s *Session) tick(now time.Time, todo []uint32) error {
 		}
 	}
 	counted := 0
-	// What is joined may have to wait until the sender has sent the rest of it.
-	waiting := int64(0)
-	for ord := range s.joined {
-		waiting += max(s.max(ord), 1)
-	}
-	patience := rejoinAfter
-	if n := s.best(); n != nil && n.Rate > 0 {
-		patience += time.Duration(min(8*float64(waiting)/float64(n.Rate), 30) * float64(time.Second))
-	}
+	patience := s.patience()
 	for _, g := range s.joined {
-		if now.Sub(later2(g.joined, g.heard)) > patience {
-			s.link.Leave(g.address, s.o.Source)
+		// A report may be lost, or the sender takes us for somebody who was here before
+		// and needs little more.
+		switch {
+		case !g.away.IsZero() && now.After(g.away):
 			s.link.Join(g.address, s.o.Source)
-			g.joined = now
+			g.joined, g.away, g.patience = now, time.Time{}, patience
+		case g.away.IsZero() && now.Sub(latest(g.joined, g.heard)) > g.patience:
+			s.link.Leave(g.address, s.o.Source)
+			g.away = now.Add(holdOff)
 		}
 		if !g.nearly() {
 			counted++
@@ -699,7 +699,7 @@ func (s *Session) tick(now time.Time, todo []uint32) error {
 		if _, justLeft := s.left[ord]; justLeft {
 			continue
 		}
-		g := &group{ord: ord, address: s.address(ord), joined: now, from: map[*sender]*partial{}}
+		g := &group{ord: ord, address: s.address(ord), joined: now, patience: patience, from: map[*sender]*partial{}}
 		if err := s.link.Join(g.address, s.o.Source); err != nil {
 			if len(s.joined) == 0 {
 				return fmt.Errorf("interface %s: %w", s.link.Name(), err)
@@ -710,6 +710,20 @@ func (s *Session) tick(now time.Time, todo []uint32) error {
 		counted++
 	}
 	return nil
+}
+
+// patience returns how long a group that is joined now may have to wait until the sender
+// has sent the rest of what is joined, and some more.
+func (s *Session) patience() time.Duration {
+	waiting := int64(0)
+	for ord := range s.joined {
+		waiting += max(s.max(ord), 1)
+	}
+	d := rejoinAfter
+	if n := s.best(); n != nil && n.Rate > 0 {
+		d += time.Duration(min(8*float64(waiting)/float64(n.Rate), 30) * float64(time.Second))
+	}
+	return d
 }
 
 // shrink leaves groups of which nothing has come if there are more than the window
@@ -726,7 +740,8 @@ func (s *Session) shrink(counted int) {
 	}
 }
 
-func later2(a, b time.Time) time.Time {
+// latest returns the later of two times.
+func latest(a, b time.Time) time.Time {
 	if a.After(b) {
 		return a
 	}
@@ -755,7 +770,7 @@ func (s *Session) alive(now time.Time) error {
 	bye := true
 	for _, n := range s.senders {
 		if n.strikes < maxStrikes && (s.only == nil || n == s.only) {
-			last = later2(last, n.heard)
+			last = latest(last, n.heard)
 			bye = bye && n.bye
 		}
 	}
@@ -918,6 +933,9 @@ func (s *Session) Receive(ctx context.Context, x *index.Index, want func(id chun
 		return r, err
 	case absent > 0:
 		r.Err = fmt.Errorf("the sender lacks %d chunks", absent)
+	}
+	if url := s.Announced().URL; r.Err != nil && url != "" {
+		r.Err = fmt.Errorf("%w; it says that they can be got from %q", r.Err, url)
 	}
 	return r, nil
 }

@@ -66,6 +66,7 @@ what that cost the sender. Nothing reaches a real network. It needs the program 
 // self returns this program as a command with new namespaces.
 func self(ctx context.Context, flags uintptr, args ...string) *exec.Cmd {
 	c := exec.CommandContext(ctx, "/proc/self/exe", args...)
+	c.Args[0] = os.Args[0] // by which a program may tell what it is
 	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags, Pdeathsig: syscall.SIGKILL}
 	return c
 }
@@ -127,7 +128,7 @@ func (d *multicastDemo) host() error {
 		return err
 	}
 	time.Sleep(1500 * time.Millisecond) // until the bridge forwards
-	return syscall.Exec("/proc/self/exe", append([]string{"castor"}, args...), os.Environ())
+	return syscall.Exec("/proc/self/exe", append([]string{os.Args[0]}, args...), os.Environ())
 }
 
 // runIP runs the program ip.
