@@ -270,7 +270,7 @@ func (s *schedule) next(now time.Time) (b burst, wait time.Duration) {
 		return burst{}, d
 	}
 	wait = never
-	var extra, going, fresh *object // the best of each kind
+	var extra, going, fresh, late *object // the best of each kind
 	active, started := 0, 0
 	for k, o := range s.objects {
 		if len(o.hosts) == 0 {
@@ -309,6 +309,8 @@ func (s *schedule) next(now time.Time) (b burst, wait time.Duration) {
 			if fresh == nil || s.before(o.key, fresh.key) {
 				fresh = o
 			}
+		case o.extras > 0 && s.beyond(o) > 0:
+			late = earlier(late, o)
 		case o.extras > 0:
 			extra = earlier(extra, o)
 		default:
@@ -326,6 +328,9 @@ func (s *schedule) next(now time.Time) (b burst, wait time.Duration) {
 	}
 	if o == nil {
 		o = going
+	}
+	if o == nil {
+		o = late
 	}
 	if o == nil {
 		if wait == never {
@@ -396,11 +401,18 @@ func (s *schedule) due(o *object) time.Time {
 	grace := min(max(minGrace, 2*s.leave), maxGrace)
 	// Beyond what others have needed it is less and less likely that somebody is
 	// there.
-	since := max(o.begun+o.longest+2*s.loss.extra(o.longest), o.heard)
-	if over := o.rounds() - since - o.longest/8; over > 0 {
+	if over := s.beyond(o); over > 0 {
 		grace = min(grace<<min(1+8*over/o.longest, 7), maxBackoff)
 	}
 	return o.last.Add(grace)
+}
+
+// beyond returns how many rounds more have been sent than others have needed, or since
+// somebody last left, and an eighth of a pass; if it is positive, whoever is there may be
+// dead, and what is sent to them comes after all else.
+func (s *schedule) beyond(o *object) int {
+	since := max(o.begun+o.longest+2*s.loss.extra(o.longest), o.heard)
+	return o.rounds() - since - o.longest/8
 }
 
 // addDelta makes o send a little more: about 2 % of a block, and more each time that
@@ -440,11 +452,23 @@ func (s *schedule) upcoming(now time.Time, skip func(*object) bool) *object {
 		if !o.fresh && o.rounds() >= o.target && s.due(o).After(now) {
 			continue
 		}
-		if best == nil || best.fresh && !o.fresh || best.fresh == o.fresh && s.before(o.key, best.key) {
+		if best == nil || s.rank(o) < s.rank(best) || s.rank(o) == s.rank(best) && s.before(o.key, best.key) {
 			best = o
 		}
 	}
 	return best
+}
+
+// rank orders objects by what is to be loaded first: for a delta, for a pass, and for
+// those who may be dead.
+func (s *schedule) rank(o *object) int {
+	switch {
+	case o.fresh:
+		return 1
+	case o.extras > 0 && s.beyond(o) > 0:
+		return 2
+	}
+	return 0
 }
 
 // busy reports whether somebody listens to an object of ch.

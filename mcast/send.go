@@ -634,8 +634,8 @@ func (l *sendLink) evict(now time.Time) {
 	idle := false
 	for k, p := range l.payloads {
 		o := l.schedule.objects[k]
-		// What is due is needed as soon as the link is free.
-		if o != nil && (o.pending() || len(o.hosts) > 0 && !l.schedule.due(o).After(now)) {
+		// What is due is needed as soon as the link is free, but for who may be dead.
+		if o != nil && len(o.hosts) > 0 && l.schedule.rank(o) < 2 && (o.pending() || !l.schedule.due(o).After(now)) {
 			continue
 		}
 		i := o == nil || len(o.hosts) == 0

@@ -93,7 +93,7 @@ func (a *app) open(name string) (*os.File, error) {
 
 // index reads the index at loc.
 func (a *app) index(loc string) (*index.Index, error) {
-	return await(a.ctx, func() (*index.Index, error) { return location.Index(loc, a.Stdin) })
+	return await(a.ctx, func() (*index.Index, error) { return location.Index(a.ctx, loc, a.Stdin) })
 }
 
 // indexReader opens the index at loc for reading it entry by entry. The caller
@@ -104,7 +104,7 @@ func (a *app) indexReader(loc string) (x *index.Reader, done func() error, err e
 		done func() error
 	}
 	f, err := await(a.ctx, func() (opened, error) {
-		r, done, err := location.OpenIndex(loc, a.Stdin)
+		r, done, err := location.OpenIndex(a.ctx, loc, a.Stdin)
 		return opened{r, done}, err
 	})
 	if err != nil {

@@ -221,7 +221,7 @@ func (s *sources) openStores(a *app, loc string, x *index.Index) (store.Getter, 
 		}
 	}
 	if len(named) == 0 {
-		d, err := location.Store(location.DefaultStore(loc), nil)
+		d, err := location.Source(location.DefaultStore(loc), x.Params.Max)
 		if _, missing := errors.AsType[*location.NotFoundError](err); missing {
 			return absent{err}, nil
 		}
@@ -240,10 +240,11 @@ func (s *sources) openStores(a *app, loc string, x *index.Index) (store.Getter, 
 			all = append(all, c)
 			continue
 		}
-		d, err := location.Store(name, nil)
+		d, err := location.Source(name, x.Params.Max)
 		if err != nil {
 			return nil, err
 		}
+		s.closers = append(s.closers, d)
 		all = append(all, d)
 	}
 	return s.union(a, x, all...), nil

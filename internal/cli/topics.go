@@ -30,6 +30,11 @@ that failed is completed by running the same command again.`,
 the chunk with a given ID is the file ID[:4]/ID.cacnk (zstd; gzip and xz are read)
 or ID[:4]/ID (uncompressed).
 
+A store that chunks are got from, and an index, may also be an http:// or https://
+URL; user and password for it go into ~/.netrc (or $NETRC). mcast://INTERFACE is the
+multicast channel of the index as a store, and mcast://INTERFACE/ROOT or /NAME an
+index together with its chunks: see castor help cast.
+
   -s STORE   may be given several times. Stores are asked in order; one that lacks a
              chunk or holds it damaged is passed over. Without -s it is the store
              in $CASTOR_STORE, else default.castr beside the index.
@@ -48,6 +53,8 @@ from elsewhere.`,
 			Short: "Environment variables that castor reads",
 			Long: `  CASTOR_STORE   the store to use when no -s is given, in place of default.castr
                  beside the index
+  NETRC          file with the credentials for web servers, in place of ~/.netrc;
+                 HTTPS_PROXY, HTTP_PROXY and NO_PROXY are obeyed
   GOMAXPROCS     the number of CPUs to use
   GOMEMLIMIT     memory, as in 4GiB, from which on castor would rather be slower
                  than use more (default: 1700MiB, which only the largest indexes

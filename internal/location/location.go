@@ -3,6 +3,7 @@
 package location
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -52,7 +53,7 @@ func Store(loc string, o *dir.Options) (*dir.Store, error) {
 // local refuses what is not a path.
 func local(loc string) error {
 	if scheme, _, ok := strings.Cut(loc, "://"); ok {
-		return fmt.Errorf("%s: this version reads and writes local paths only, not %s://", loc, scheme)
+		return fmt.Errorf("%s: this version knows paths, http:// and https:// to read from, and mcast://, not %s:// here", loc, scheme)
 	}
 	return nil
 }
@@ -63,12 +64,16 @@ func DefaultStore(loc string) string {
 	if loc == "-" {
 		return "default.castr"
 	}
+	if isWeb(loc) {
+		at, _, _ := strings.Cut(loc, "?")
+		return at[:strings.LastIndexByte(at, '/')+1] + "default.castr"
+	}
 	return filepath.Join(filepath.Dir(loc), "default.castr")
 }
 
 // Index reads the index at loc; "-" is stdin.
-func Index(loc string, stdin io.Reader) (*index.Index, error) {
-	r, done, err := OpenIndex(loc, stdin)
+func Index(ctx context.Context, loc string, stdin io.Reader) (*index.Index, error) {
+	r, done, err := OpenIndex(ctx, loc, stdin)
 	if err != nil {
 		return nil, err
 	}
@@ -85,9 +90,16 @@ func Index(loc string, stdin io.Reader) (*index.Index, error) {
 
 // OpenIndex opens the index at loc for reading; "-" is stdin. The caller calls
 // done at the end.
-func OpenIndex(loc string, stdin io.Reader) (r io.Reader, done func() error, err error) {
+func OpenIndex(ctx context.Context, loc string, stdin io.Reader) (r io.Reader, done func() error, err error) {
 	if loc == "-" {
 		return stdin, func() error { return nil }, nil
+	}
+	if isWeb(loc) {
+		f, err := openWebIndex(ctx, loc)
+		if err != nil {
+			return nil, nil, err
+		}
+		return f, f.Close, nil
 	}
 	if err := local(loc); err != nil {
 		return nil, nil, err

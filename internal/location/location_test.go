@@ -42,7 +42,7 @@ func TestIndex(t *testing.T) {
 		{name, nil},
 		{"-", bytes.NewReader(b)},
 	} {
-		x, err := Index(tt.loc, tt.stdin)
+		x, err := Index(t.Context(), tt.loc, tt.stdin)
 		if err != nil {
 			t.Errorf("%s: %v", tt.loc, err)
 		} else if x.Root() != want.Root() {
@@ -68,10 +68,11 @@ func TestIndexErrors(t *testing.T) {
 		{short, "index " + short + ": not a valid index: ", index.ErrFormat},
 		{"-", "index -: not a valid index: ", index.ErrFormat},
 		{d, "index " + d + ": ", nil},
-		{"https://example.com/v1.caibx", "local paths only, not https://", nil},
+		{"s3://bucket/v1.caibx", "not s3:// here", nil},
+		{"https://user:secret@example.com/v1.caibx", "do not belong on a command line", nil},
 		{filepath.Join(short, "v1.caibx"), "v1.caibx: ", nil},
 	} {
-		_, err := Index(tt.loc, strings.NewReader(""))
+		_, err := Index(t.Context(), tt.loc, strings.NewReader(""))
 		if err == nil {
 			t.Errorf("%s: no error", tt.loc)
 			continue
@@ -98,7 +99,7 @@ func TestOpenIndex(t *testing.T) {
 	if err := os.WriteFile(name, b, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	r, done, err := OpenIndex(name, nil)
+	r, done, err := OpenIndex(t.Context(), name, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +113,7 @@ func TestOpenIndex(t *testing.T) {
 		t.Errorf("reading after done: %v, want %v", err, fs.ErrClosed)
 	}
 	stdin := strings.NewReader("x")
-	r, done, err = OpenIndex("-", stdin)
+	r, done, err = OpenIndex(t.Context(), "-", stdin)
 	if err != nil || r != stdin {
 		t.Errorf("got %v, %v, want stdin", r, err)
 	}
@@ -167,6 +168,7 @@ func TestStore(t *testing.T) {
 func TestDefaultStore(t *testing.T) {
 	for _, tt := range []struct{ loc, want string }{
 		{"-", "default.castr"},
+		{"https://example.com/a/v1.caibx?x=/y", "https://example.com/a/default.castr"},
 		{"v1.caibx", "default.castr"},
 		{"a/b/v1.caibx", "a/b/default.castr"},
 		{"/v1.caibx", "/default.castr"},

@@ -109,7 +109,7 @@ func (s *Store) ask(try func(form) error) error {
 				return missed
 			}
 			missed = err
-		case !store.Missing(err):
+		case status == nil || !store.Missing(err): // the cause of a context may be anything
 			return err
 		case status.bothForms:
 			return err
