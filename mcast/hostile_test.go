@@ -248,7 +248,7 @@ func TestForged(t *testing.T) {
 				n := d.announce(byte(i))
 				switch i % 8 {
 				case 0:
-					n.Space = wire.Space{IndexBytes: math.MaxInt64, Chunks: math.MaxUint32, Level: 255}
+					n.Space = wire.Space{IndexBytes: math.MaxInt64, Chunks: math.MaxInt32, Level: 255}
 				case 1:
 					n.Space.Level = wire.MaxLevel + 1
 				case 2:

@@ -272,7 +272,7 @@ func TestSpaceCheck(t *testing.T) {
 		{"too many groups", wire.Space{Chunks: 1 << 30, Level: 0}, false},
 		{"most groups", wire.Space{Chunks: 1<<30 - 1, Level: 0}, true},
 		{"one group too many", wire.Space{Chunks: 1<<30 - 1, Level: 0, IndexBytes: 1}, false},
-		{"4 G chunks", wire.Space{Chunks: math.MaxUint32, Level: 20}, false},
+		{"2 G chunks", wire.Space{Chunks: math.MaxInt32, Level: 20}, false},
 		{"most of an index", wire.Space{IndexBytes: 1 << 36}, true},
 		{"too much of an index", wire.Space{IndexBytes: 1<<36 + 1}, false},
 		{"greatest number", wire.Space{IndexBytes: math.MaxInt64}, false},

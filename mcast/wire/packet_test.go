@@ -250,7 +250,7 @@ func TestAnnounceRefuses(t *testing.T) {
 		change func(n *wire.Announce)
 	}{
 		{"level", func(n *wire.Announce) { n.Space.Level = wire.MaxLevel + 1 }},
-		{"chunks", func(n *wire.Announce) { n.Space.Chunks = math.MaxUint32 }},
+		{"chunks", func(n *wire.Announce) { n.Space.Chunks = math.MaxInt32 }},
 		{"index", func(n *wire.Announce) { n.Space.IndexBytes = math.MaxInt64 }},
 		{"negative index", func(n *wire.Announce) { n.Space.IndexBytes = -1 }},
 		{"symbol", func(n *wire.Announce) { n.Symbol = 0 }},
