@@ -67,6 +67,19 @@ def start(i, cmd, cwd):
     return subprocess.Popen(host(i) + cmd, cwd=cwd, stdout=subprocess.DEVNULL, stderr=open(f'{cwd}/err{i}', 'w'))
 
 
+LIMIT = 60  # seconds for one run
+
+
+def wait(processes, begin):
+    """Waits for processes, and kills those that take too long."""
+    for p in processes:
+        try:
+            p.wait(max(1, LIMIT - (time.time() - begin)))
+        except subprocess.TimeoutExpired:
+            p.kill()
+            p.wait()
+
+
 def out(i):
     return f'{work}/out{i}'
 
@@ -77,8 +90,7 @@ def castor(rate, n):
     begin, bytes = time.time(), sent()
     root = sh(CASTOR, 'root', f'{work}/f.caibx').strip()
     rs = [start(i, [CASTOR, 'extract', '-q', '--no-sync', f'mcast://eth0/{root}', out(i)], work) for i in range(1, n + 1)]
-    for r in rs:
-        r.wait()
+    wait(rs, begin)
     took = time.time() - begin
     time.sleep(0.2)
     bytes = sent() - bytes
@@ -94,7 +106,7 @@ def uftp(rate, n):
         rs.append(start(i, ['uftpd', '-d', '-I', f'10.77.0.{i + 1}', '-D', f'{work}/d{i}', '-B', '4194304'], work))
     time.sleep(0.5)
     begin, bytes = time.time(), sent()
-    start(0, ['uftp', '-R', str(rate * 1000), '-I', '10.77.0.1', '-B', '4194304', 'f'], work).wait()
+    wait([start(0, ['uftp', '-R', str(rate * 1000), '-I', '10.77.0.1', '-B', '4194304', 'f'], work)], begin)
     took, bytes = time.time() - begin, sent() - bytes
     for i, r in enumerate(rs, 1):
         r.terminate()
@@ -108,9 +120,7 @@ def udpcast(rate, n):
     begin, bytes = time.time(), sent()
     rs = [start(i, ['udp-receiver', '--nokbd', '--interface', 'eth0', '-f', out(i)], work) for i in range(1, n + 1)]
     server = start(0, ['udp-sender', '--nokbd', '--interface', 'eth0', '--min-receivers', str(n), '--max-bitrate', f'{rate}m', '-f', 'f'], work)
-    server.wait()
-    for r in rs:
-        r.wait()
+    wait([server] + rs, begin)
     return time.time() - begin, sent() - bytes
 
 
@@ -129,6 +139,17 @@ for f, tool in ((uftp, 'uftp'), (udpcast, 'udp-sender')):
     else:
         print(tool, 'is not on PATH: left out')
 results = {}
+
+
+def table():
+    print('| receivers | loss | rate Mbit/s | program | bytes × | wall s | of bytes/rate | right |')
+    print('|--:|--:|--:|---|--:|--:|--:|--:|')
+    for (task, p), v in results.items():
+        ratio, took, right = (statistics.median(x[i] for x in v) for i in range(3))
+        ideal = ratio * args.size * 8 / (task[3] * 1e6)
+        print(f'| {task[1]} | {task[2]} % | {task[3]} | {p} | {ratio:.3f} | {took:.2f} | {took / ideal:.2f} | {100 * right:.0f} % |')
+
+
 try:
     with open(f'{work}/f', 'wb') as f:
         f.write(os.urandom(args.size))
@@ -152,12 +173,7 @@ try:
                         os.remove(out(i))
                 results.setdefault((task, p.__name__), []).append((bytes / args.size, took, right / n))
         print(f'round {r + 1} of {args.rounds} done', flush=True)
+        table()
 finally:
     down()
     shutil.rmtree(work, ignore_errors=True)
-print('| receivers | loss | rate Mbit/s | program | bytes × | wall s | of bytes/rate | right |')
-print('|--:|--:|--:|---|--:|--:|--:|--:|')
-for (task, p), v in results.items():
-    ratio, took, right = (statistics.median(x[i] for x in v) for i in range(3))
-    ideal = ratio * args.size * 8 / (task[3] * 1e6)
-    print(f'| {task[1]} | {task[2]} % | {task[3]} | {p} | {ratio:.3f} | {took:.2f} | {took / ideal:.2f} | {100 * right:.0f} % |')
