@@ -726,14 +726,14 @@ func TestNetReceiverRestart(t *testing.T) {
 func TestNetLoss(t *testing.T) {
 	heavy(t)
 	inNet(t, func(t *testing.T) {
-		x, m := noise(t, 8<<20, 7)
+		x, m := noise(t, 16<<20, 7)
 		b := testns.NewBridge(t, testns.BridgeOptions{Snooping: true, Querier: true})
 		h := serverOn(b, "server")
 		h.SplitSegments()
 		rs := hostsOn(b, "receiver", 4)
 		for _, tt := range []struct{ percent, most float64 }{{1, 1.4}, {5, 1.6}, {20, 3.2}} {
 			t.Run(fmt.Sprint(tt.percent), func(t *testing.T) {
-				c := castOn(t, h, LinkOptions{}, SendOptions{Rate: 60 * mbit}, Offer{x, m})
+				c := castOn(t, h, LinkOptions{}, SendOptions{Rate: 100 * mbit}, Offer{x, m})
 				for _, r := range rs {
 					r.Loss(tt.percent) // which takes a moment
 				}

@@ -679,7 +679,12 @@ func (s *Session) tick(now time.Time, todo []uint32) error {
 			g.joined, g.away, g.patience = now, time.Time{}, patience
 		case g.away.IsZero() && now.Sub(latest(g.joined, g.heard)) > g.patience:
 			s.link.Leave(g.address, s.o.Source)
-			g.away = now.Add(holdOff)
+			if g.nearly() { // it waits for little: only the report is repeated
+				s.link.Join(g.address, s.o.Source)
+				g.joined, g.patience = now, patience
+			} else {
+				g.away = now.Add(holdOff)
+			}
 		}
 		if !g.nearly() {
 			counted++

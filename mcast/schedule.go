@@ -179,7 +179,7 @@ func (s *schedule) extend(o *object) {
 // waits for it falls behind the others.
 func (o *object) haste() int {
 	if o.key.ch.isIndex(o.key.ord) {
-		return o.longest / 8
+		return 2 + o.longest/4
 	}
 	return 0
 }

@@ -626,7 +626,8 @@ func (l *sendLink) drop(k objectKey) {
 // evict drops the payload that has not been used for the longest time and has nothing
 // to send now, those without listeners first; if any object waits to be loaded.
 func (l *sendLink) evict(now time.Time) {
-	if l.schedule.upcoming(now, l.loadedOrLoading) == nil {
+	next := l.schedule.upcoming(now, l.loadedOrLoading)
+	if next == nil {
 		return
 	}
 	var victim objectKey
@@ -634,8 +635,10 @@ func (l *sendLink) evict(now time.Time) {
 	idle := false
 	for k, p := range l.payloads {
 		o := l.schedule.objects[k]
-		// What is due is needed as soon as the link is free, but for who may be dead.
-		if o != nil && len(o.hosts) > 0 && l.schedule.rank(o) < 2 && (o.pending() || !l.schedule.due(o).After(now)) {
+		// What is due is needed as soon as the link is free; but what is for the dead
+		// makes room for what is for the living.
+		needed := o != nil && len(o.hosts) > 0 && (o.pending() || !l.schedule.due(o).After(now))
+		if needed && l.schedule.rank(o) <= l.schedule.rank(next) {
 			continue
 		}
 		i := o == nil || len(o.hosts) == 0

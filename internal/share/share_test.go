@@ -408,29 +408,6 @@ func TestGrowing(t *testing.T) {
 	}
 }
 
-func TestUnreadable(t *testing.T) {
-	if os.Getuid() == 0 {
-		t.Skip("root reads everything")
-	}
-	tr := newTree(t, map[string][]byte{"f": []byte("x"), "d/g": nil, "h": nil})
-	os.Chmod(tr.path("f"), 0)
-	os.Chmod(tr.path("d"), 0)
-	defer os.Chmod(tr.path("d"), 0o777)
-	for range 3 {
-		if names, _ := tr.scan(); !slices.Equal(names, []string{"h"}) {
-			t.Fatalf("shared %q", names)
-		}
-	}
-	if n := strings.Count(tr.log.String(), "not shared"); n != 2 {
-		t.Errorf("told %d times, want twice: %s", n, tr.log.String())
-	}
-	os.Chmod(tr.path("f"), 0o600)
-	tr.share.files["f"].retry = time.Time{}
-	if names, _ := tr.scan(); !slices.Equal(names, []string{"f", "h"}) {
-		t.Errorf("shared %q", names)
-	}
-}
-
 // TestMany adds and removes files at random.
 func TestMany(t *testing.T) {
 	tr := newTree(t, nil)
