@@ -60,7 +60,7 @@ type SendOptions struct {
 	// networks on which listeners cannot be seen.
 	Always bool
 
-	// Memory is about how many bytes of objects are held; 0: 24 MiB.
+	// Memory is about how many bytes of objects are held; 0: 20 MiB.
 	Memory int64
 }
 
@@ -68,7 +68,7 @@ type SendOptions struct {
 const (
 	DefaultRate   = 100e6 / 8
 	defaultMTU    = 1500
-	defaultMemory = 24 << 20
+	defaultMemory = 20 << 20
 )
 
 // perPacket is what a packet has on Ethernet besides the UDP payload, in bytes.

@@ -154,7 +154,7 @@ func (f *castFlags) run(ctx context.Context, a *app, args []string) error {
 		a.log.Warn("a capability that is not needed any more could not be given up", "error", err)
 	}
 	if a.Getenv("GOGC") == "" {
-		debug.SetGCPercent(20) // what is held is large, and little is made anew
+		debug.SetGCPercent(10) // what is held is large, and little is made anew
 	}
 	s := mcast.NewSender(links, &mcast.SendOptions{
 		Rate: rate / 8, Loss: f.loss / 100, Key: key, Scope: scope, SSM: lo.Source.IsValid(),
