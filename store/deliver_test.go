@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/castorsync/castor/chunker"
@@ -20,6 +21,7 @@ type sender struct {
 	want   []chunker.ID          // what it was asked for last
 	fail   error                 // what it returns when it has brought all
 	before func(i int)           // called before chunk i is put
+	mu     sync.Mutex            // guards gets
 	gets   []chunker.ID          // that Get was asked for
 	ctx    func(context.Context) // called with the context of Deliver
 }
@@ -29,6 +31,8 @@ var _ store.Deliverer = (*sender)(nil)
 var errNotAsked = errors.New("chunks come only as a whole")
 
 func (s *sender) Get(_ context.Context, id chunker.ID) (store.Chunk, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.gets = append(s.gets, id)
 	return store.Chunk{}, &store.Error{Op: "receive", Loc: s.name, ID: id, Err: errNotAsked}
 }
