@@ -12,6 +12,7 @@ import (
 	"github.com/castorsync/castor/internal/bufpool"
 	"github.com/castorsync/castor/mcast/wire"
 	"github.com/castorsync/castor/store"
+	"github.com/castorsync/castor/store/cacnk"
 )
 
 // content is an index and the chunks of it, numbered as a channel does.
@@ -168,3 +169,28 @@ func (c *content) sendable(ch store.Chunk, n int) (store.Chunk, error) {
 
 // zstdName is the name of the codec whose chunks are sent as they are.
 const zstdName = "zstd"
+
+// unpack passes the chunks of an object to each; those that the sender lacks have no
+// data.
+func (c *content) unpack(ord uint32, object []byte, each func(n int, ch store.Chunk) error) error {
+	from, to := c.space.ChunkRange(ord)
+	parts, err := wire.ParseDirectory(object, to-from)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errPolluted, err)
+	}
+	at := wire.DirectorySize(to - from)
+	for i, p := range parts {
+		ch := store.Chunk{ID: c.id(from + i), Loc: "multicast"}
+		if p.Form != wire.Absent {
+			ch.Data = object[at:][:p.Length]
+		}
+		if p.Form == wire.Zstd {
+			ch.Codec = cacnk.Zstd
+		}
+		at += p.Length
+		if err := each(from+i, ch); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -333,7 +333,7 @@ func TestNeed(t *testing.T) {
 			}
 		}
 		for n, times := range covered {
-			if want := missing[c.id(n)]; need.has(n) != want || want && times != 1 || times > 1 {
+			if want := missing[c.id(n)]; need.missing.Has(n) != want || want && times != 1 || times > 1 {
 				t.Fatalf("chunk %d, missing: %v, is in %d groups that are joined", n, want, times)
 			}
 			// A bucket with half of its bytes missing is joined as a whole.
@@ -357,7 +357,7 @@ func TestNeed(t *testing.T) {
 			from, to := c.space.ChunkRange(ord)
 			any := false
 			for n := from; n < to; n++ {
-				any = any || need.has(n)
+				any = any || need.missing.Has(n)
 				covered[n] = -1
 			}
 			if k != wire.Bucket || !any {
@@ -365,13 +365,13 @@ func TestNeed(t *testing.T) {
 			}
 		}
 		for n, c := range covered {
-			if need.has(n) && c != -1 {
+			if need.missing.Has(n) && c != -1 {
 				t.Fatalf("chunk %d is in no bucket that is joined", n)
 			}
 		}
 		for n := range c.space.Chunks {
-			need.remove(n)
-			if need.has(n) {
+			need.missing.Remove(n)
+			if need.missing.Has(n) {
 				t.Fatalf("chunk %d is missing after it has come", n)
 			}
 		}

@@ -21,7 +21,6 @@ import (
 	"github.com/castorsync/castor/mcast/udp"
 	"github.com/castorsync/castor/mcast/wire"
 	"github.com/castorsync/castor/store"
-	"github.com/castorsync/castor/store/cacnk"
 )
 
 // ReceiverLink is a network interface as a receiver sees it. It need not be safe for
@@ -104,8 +103,8 @@ type Session struct {
 	control netip.Addr
 
 	senders map[senderKey]*sender
-	space   *wire.Space // that follows from the index; nil: it is not known yet
-	only    *sender     // whose symbols are believed; nil: all are
+	content *content // of the index; nil: it is not known yet
+	only    *sender  // whose symbols are believed; nil: all are
 	joined  map[uint32]*group
 	left    map[uint32]time.Time // when groups were left, see holdOff
 	window  window
@@ -120,24 +119,6 @@ type Session struct {
 	packets   []Packet
 	max       func(ord uint32) int64 // see fetch
 	rejoin    time.Time              // when to join the control group again
-}
-
-type senderKey struct {
-	source  netip.Addr
-	session wire.Session
-}
-
-// sender is somebody who announces the channel. What different senders send is kept
-// apart: one that is wrong must not spoil what another one sends.
-type sender struct {
-	wire.Announce
-	open    func(h wire.Header, p []byte) ([]byte, error)
-	first   time.Time // when it was first heard
-	heard   time.Time // when it was last heard
-	strikes int
-	brought bool // a symbol of use
-	proven  bool // an object that was right
-	bye     bool
 }
 
 // group is a group that is joined.
@@ -183,11 +164,9 @@ func Dial(ctx context.Context, links []ReceiverLink, root chunker.ID, o *Receive
 	s.control = s.address(0)
 	s.packets = make([]Packet, 256)
 	if s.o.Index != nil {
-		c, err := newContent(s.o.Index, levelOf(s.o.Index))
-		if err != nil {
+		if err := s.know(s.o.Index); err != nil {
 			return nil, err
 		}
-		s.space = &c.space
 	}
 	if err := s.find(ctx, links); err != nil {
 		return nil, err
@@ -267,38 +246,6 @@ func (s *Session) Announced() (a wire.Announce) {
 	return a
 }
 
-// best returns the sender to go by: one that has proven itself, else the one that was
-// heard first; nil if all have failed.
-func (s *Session) best() (best *sender) {
-	if s.only != nil {
-		return s.only
-	}
-	for _, n := range s.senders {
-		if n.strikes >= maxStrikes {
-			continue
-		}
-		if best == nil || n.proven && !best.proven || n.proven == best.proven && n.first.Before(best.first) {
-			best = n
-		}
-	}
-	return best
-}
-
-// cursor returns where the sender is that was heard last of those that have proven
-// themselves, or else of all.
-func (s *Session) cursor() uint32 {
-	var last *sender
-	for _, n := range s.senders {
-		if n.strikes < maxStrikes && (last == nil || n.proven && !last.proven || n.proven == last.proven && n.heard.After(last.heard)) {
-			last = n
-		}
-	}
-	if last == nil {
-		return 0
-	}
-	return last.Cursor
-}
-
 // read takes in the packets that come until the deadline, at most as many as fit.
 func (s *Session) read(ctx context.Context, deadline time.Time) error {
 	if ctx.Err() != nil {
@@ -348,81 +295,6 @@ func (s *Session) packet(now time.Time, p Packet) {
 		if symbol, err := n.open(h, p.Data); err == nil && len(symbol) == n.Symbol {
 			s.symbol(now, g, n, h, symbol)
 		}
-	}
-}
-
-func (s *Session) announced(now time.Time, key senderKey, h wire.Header, p []byte) {
-	a, err := wire.OpenAnnounce(h, p, s.o.Key)
-	if err != nil || a.Root != s.root || s.space != nil && a.Space != *s.space {
-		return
-	}
-	n := s.senders[key]
-	if n == nil {
-		s.renew(key.source)
-		if len(s.senders) >= maxSenders && !s.forgetSender(now) {
-			return
-		}
-		aead := s.o.Key.AEAD(a.Salt)
-		n = &sender{first: now, open: func(h wire.Header, p []byte) ([]byte, error) { return wire.OpenData(h, p, aead) }}
-		s.senders[key] = n
-	} else if a.Space != n.Space || a.Symbol != n.Symbol {
-		return // it is what it was in a session
-	} else if n.Cursor != a.Cursor || n.Lap != a.Lap {
-		s.moved = now
-	}
-	n.Announce, n.heard, n.bye = a, now, false
-	s.progress.Rate, s.progress.Lap, s.progress.Hosts = a.Rate, a.Lap, a.Listeners
-}
-
-// sessionsOf is how many sessions of one source are known: one that is restarted has two
-// for a while.
-const sessionsOf = 2
-
-// renew makes room for another session of a source: that goes which is no use.
-func (s *Session) renew(source netip.Addr) {
-	count := 0
-	var oldest senderKey
-	var old *sender
-	for k, n := range s.senders {
-		if k.source != source {
-			continue
-		}
-		count++
-		if n != s.only && (old == nil || old.proven && !n.proven || old.proven == n.proven && n.heard.Before(old.heard)) {
-			oldest, old = k, n
-		}
-	}
-	if count >= sessionsOf && old != nil {
-		s.forget(old)
-		delete(s.senders, oldest)
-	}
-}
-
-// How long a sender is kept that has sent nothing of use, and one that has sent nothing
-// right.
-const (
-	shortProbation = 500 * time.Millisecond
-	probation      = 2 * time.Second
-)
-
-// forgetSender makes room for another sender, if it can: one that has fallen silent
-// goes, or one that has had its time and is no use.
-func (s *Session) forgetSender(now time.Time) bool {
-	for k, n := range s.senders {
-		age := now.Sub(n.first)
-		if now.Sub(n.heard) > silentAfter || n != s.only && (!n.brought && age > shortProbation || !n.proven && age > probation) {
-			s.forget(n)
-			delete(s.senders, k)
-			return true
-		}
-	}
-	return false
-}
-
-// forget forgets all that has come from n.
-func (s *Session) forget(n *sender) {
-	for _, g := range s.joined {
-		s.discard(g, n)
 	}
 }
 
@@ -601,27 +473,33 @@ func (s *Session) fetch(ctx context.Context, todo []uint32, max func(ord uint32)
 		if err := s.read(ctx, next); err != nil {
 			return todo, err
 		}
-		for ord, g := range s.joined {
+		for _, g := range s.joined {
 			if !g.full {
 				continue
 			}
-			for n, p := range g.from {
-				if p.left > 0 {
-					s.discard(g, n)
-					continue
-				}
-				delete(g.from, n)
+			if j := s.whole(g); j != nil {
 				working++
-				jobs <- &job{group: g, from: n, p: p}
-				break
-			}
-			s.leave(g)
-			if i, ok := slices.BinarySearch(todo, ord); ok {
-				todo = slices.Delete(todo, i, i+1)
+				jobs <- j
+				if i, ok := slices.BinarySearch(todo, g.ord); ok {
+					todo = slices.Delete(todo, i, i+1)
+				}
 			}
 		}
 	}
 	return nil, nil
+}
+
+// whole takes the object of a full group out of the session, and leaves the group. It is
+// nil if its sender was forgotten meanwhile: then the object has to be fetched again.
+func (s *Session) whole(g *group) *job {
+	defer s.leave(g)
+	for n, p := range g.from {
+		if p.left == 0 {
+			delete(g.from, n)
+			return &job{group: g, from: n, p: p}
+		}
+	}
+	return nil
 }
 
 // finish decodes an object and has it accepted.
@@ -814,12 +692,7 @@ func (s *Session) Index(ctx context.Context) (*index.Index, error) {
 		x, err := s.indexOf(ctx, s.only)
 		if err == nil {
 			s.only.proven = true
-			c, cerr := newContent(x, levelOf(x))
-			if cerr != nil {
-				return nil, cerr
-			}
-			s.know(c.space)
-			return x, nil
+			return x, s.know(x)
 		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -863,18 +736,6 @@ func (s *Session) indexOf(ctx context.Context, n *sender) (*index.Index, error) 
 	return x, nil
 }
 
-// know fixes how the channel's groups are numbered. Senders that announce otherwise
-// are forgotten.
-func (s *Session) know(space wire.Space) {
-	s.space = &space
-	for k, n := range s.senders {
-		if n.Space != space {
-			s.forget(n)
-			delete(s.senders, k)
-		}
-	}
-}
-
 // Result says what a session has brought.
 type Result struct {
 	Chunks int   // delivered
@@ -888,30 +749,26 @@ type Result struct {
 // chunks are missing, the result says why.
 func (s *Session) Receive(ctx context.Context, x *index.Index, want func(id chunker.ID) bool, sink store.Putter) (Result, error) {
 	var r Result
-	c, err := newContent(x, levelOf(x))
-	if err != nil {
+	if err := s.know(x); err != nil {
 		r.Err = err
 		return r, nil
 	}
-	s.know(c.space)
+	c := s.content
 	need := newNeed(c, want)
 	if n := s.best(); n != nil {
 		need.bucketsOnly = n.Always
 	}
-	var mu sync.Mutex // guards r and need
+	var mu sync.Mutex // guards r and absent
 	absent := 0
 	left, err := s.fetch(ctx, need.groups(), need.limit, func(ord uint32, object []byte) error {
 		return c.unpack(ord, object, func(n int, ch store.Chunk) error {
-			mu.Lock()
-			wanted := need.has(n)
-			mu.Unlock()
-			if !wanted {
+			if !need.missing.Has(n) {
 				return nil
 			}
 			if ch.Data == nil && ch.Codec == nil {
 				mu.Lock()
+				defer mu.Unlock()
 				absent++
-				mu.Unlock()
 				return nil
 			}
 			v, err := ch.Verify(x.Digest(), c.length(n))
@@ -921,11 +778,11 @@ func (s *Session) Receive(ctx context.Context, x *index.Index, want func(id chun
 			if err := sink.Put(ctx, v); err != nil {
 				return err
 			}
+			need.missing.Remove(n)
 			mu.Lock()
-			need.remove(n)
+			defer mu.Unlock()
 			r.Chunks++
 			r.Bytes += int64(c.length(n))
-			mu.Unlock()
 			return nil
 		})
 	})
@@ -943,98 +800,4 @@ func (s *Session) Receive(ctx context.Context, x *index.Index, want func(id chun
 		r.Err = fmt.Errorf("%w; it says that they can be got from %q", r.Err, url)
 	}
 	return r, nil
-}
-
-// unpack passes the chunks of an object to each; those that the sender lacks have no
-// data.
-func (c *content) unpack(ord uint32, object []byte, each func(n int, ch store.Chunk) error) error {
-	from, to := c.space.ChunkRange(ord)
-	parts, err := wire.ParseDirectory(object, to-from)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errPolluted, err)
-	}
-	at := wire.DirectorySize(to - from)
-	for i, p := range parts {
-		ch := store.Chunk{ID: c.id(from + i), Loc: "multicast"}
-		if p.Form != wire.Absent {
-			ch.Data = object[at:][:p.Length]
-		}
-		if p.Form == wire.Zstd {
-			ch.Codec = cacnk.Zstd
-		}
-		at += p.Length
-		if err := each(from+i, ch); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// need is which chunks a receiver lacks.
-type need struct {
-	*content
-	bits        []uint64
-	bucketsOnly bool // single chunks are not sent
-}
-
-func newNeed(c *content, want func(id chunker.ID) bool) *need {
-	n := &need{content: c, bits: make([]uint64, (c.space.Chunks+63)/64)}
-	for i := range c.space.Chunks {
-		if want(c.id(i)) {
-			n.bits[i/64] |= 1 << (i % 64)
-		}
-	}
-	return n
-}
-
-func (n *need) has(i int) bool { return n.bits[i/64]&(1<<(i%64)) != 0 }
-func (n *need) remove(i int)   { n.bits[i/64] &^= 1 << (i % 64) }
-
-// groups returns the groups to join: a bucket where at least half of its bytes are
-// missing, else the missing chunks one by one.
-func (n *need) groups() []uint32 {
-	var buckets, singles []uint32
-	for b := range n.space.Buckets() {
-		ord := n.space.Ordinal(wire.Bucket, b)
-		from, to := n.space.ChunkRange(ord)
-		missing, all := int64(0), int64(0)
-		for i := from; i < to; i++ {
-			all += int64(n.length(i))
-			if n.has(i) {
-				missing += int64(n.length(i))
-			}
-		}
-		if missing > 0 && (2*missing >= all || n.bucketsOnly) {
-			buckets = append(buckets, ord)
-			continue
-		}
-		for i := from; i < to && missing > 0; i++ {
-			if n.has(i) {
-				singles = append(singles, n.space.Ordinal(wire.SingleChunk, i))
-			}
-		}
-	}
-	return append(buckets, singles...)
-}
-
-// limit returns how long the object of a group of chunks may be: a chunk that does
-// not compress is stored with a few bytes more.
-func (n *need) limit(ord uint32) int64 {
-	from, to := n.space.ChunkRange(ord)
-	max := int64(wire.DirectorySize(to - from))
-	for i := from; i < to; i++ {
-		max += int64(cacnk.MaxEncoded(n.length(i)))
-	}
-	return max
-}
-
-// Jitter waits for a random time up to d, or until ctx ends: many receivers lose a
-// sender at the same moment, and must not all turn to another store at once.
-func Jitter(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(rand.N(d))
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }

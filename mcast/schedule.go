@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"math"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/castorsync/castor/mcast/fec"
@@ -253,6 +252,14 @@ func (s *schedule) share(active int) float64 {
 	return s.rate / float64(max(1, min(active, fewObjects)))
 }
 
+// limit returns how many objects may be in a pass at once.
+func (s *schedule) limit() int {
+	if s.lossy() {
+		return manyObjects
+	}
+	return fewObjects
+}
+
 // burst is what to send next: count packets of an object, from its packet number
 // first on.
 type burst struct {
@@ -309,7 +316,7 @@ func (s *schedule) next(now time.Time) (b burst, wait time.Duration) {
 			if fresh == nil || s.before(o.key, fresh.key) {
 				fresh = o
 			}
-		case o.extras > 0 && s.beyond(o) > 0:
+		case s.rank(o) == forDead:
 			late = earlier(late, o)
 		case o.extras > 0:
 			extra = earlier(extra, o)
@@ -317,13 +324,9 @@ func (s *schedule) next(now time.Time) (b burst, wait time.Duration) {
 			going = earlier(going, o)
 		}
 	}
-	limit := fewObjects
-	if s.lossy() {
-		limit = manyObjects
-	}
 	// Deltas first: they let receivers go on to what comes next together.
 	o := extra
-	if o == nil && started < limit {
+	if o == nil && started < s.limit() {
 		o = fresh
 	}
 	if o == nil {
@@ -339,19 +342,7 @@ func (s *schedule) next(now time.Time) (b burst, wait time.Duration) {
 		return burst{}, wait
 	}
 	if o.fresh {
-		o.fresh = false
-		p := s.place(o.key.ch)
-		s.turns++
-		p.turn = s.turns
-		if !o.key.ch.isIndex(o.key.ord) { // which is for who comes late
-			if o.key.ord < p.cursor {
-				p.lap++
-			}
-			p.cursor = o.key.ord
-		}
-		if a := s.channels[o.key.ch]; a != nil {
-			a.begun = true
-		}
+		s.begin(o)
 	}
 	b = burst{o, o.sent, min(maxBurst, o.target*o.blocks-o.sent)}
 	size := float64(b.count * o.key.ch.packet)
@@ -360,6 +351,24 @@ func (s *schedule) next(now time.Time) (b burst, wait time.Duration) {
 	o.next = later(o.next, now, size/s.share(active))
 	s.free = later(s.free, now, size/s.rate)
 	return b, 0
+}
+
+// begin notes that a fresh object is sent from now on: it is its channel's turn, and the
+// cursor goes there.
+func (s *schedule) begin(o *object) {
+	o.fresh = false
+	p := s.place(o.key.ch)
+	s.turns++
+	p.turn = s.turns
+	if !o.key.ch.isIndex(o.key.ord) { // which is for who comes late
+		if o.key.ord < p.cursor {
+			p.lap++
+		}
+		p.cursor = o.key.ord
+	}
+	if a := s.channels[o.key.ch]; a != nil {
+		a.begun = true
+	}
 }
 
 // held returns how long o still waits for hosts that listen to its channel and have
@@ -459,16 +468,23 @@ func (s *schedule) upcoming(now time.Time, skip func(*object) bool) *object {
 	return best
 }
 
-// rank orders objects by what is to be loaded first: for a delta, for a pass, and for
-// those who may be dead.
-func (s *schedule) rank(o *object) int {
+// rank is what an object is needed for. The lower ones are loaded first.
+type rank int
+
+const (
+	forService rank = iota // it has been begun
+	forPass                // it is to be begun
+	forDead                // those who listen may be dead
+)
+
+func (s *schedule) rank(o *object) rank {
 	switch {
 	case o.fresh:
-		return 1
+		return forPass
 	case o.extras > 0 && s.beyond(o) > 0:
-		return 2
+		return forDead
 	}
-	return 0
+	return forService
 }
 
 // busy reports whether somebody listens to an object of ch.
@@ -479,18 +495,6 @@ func (s *schedule) busy(ch *channel) bool {
 		}
 	}
 	return false
-}
-
-// live returns the objects that somebody listens to, in order.
-func (s *schedule) live() []*object {
-	var all []*object
-	for _, o := range s.objects {
-		if len(o.hosts) > 0 {
-			all = append(all, o)
-		}
-	}
-	slices.SortFunc(all, func(a, b *object) int { return a.key.compare(b.key) })
-	return all
 }
 
 // estimate is what listeners need beyond a full pass, as a part of it.

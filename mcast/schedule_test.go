@@ -796,3 +796,15 @@ func TestScheduleDeterministic(t *testing.T) {
 		}
 	}
 }
+
+// live returns the objects that somebody listens to, in order.
+func (s *schedule) live() []*object {
+	var all []*object
+	for _, o := range s.objects {
+		if len(o.hosts) > 0 {
+			all = append(all, o)
+		}
+	}
+	slices.SortFunc(all, func(a, b *object) int { return a.key.compare(b.key) })
+	return all
+}

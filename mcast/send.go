@@ -188,10 +188,7 @@ func (s *Sender) newChannel(of Offer, root chunker.ID) (*channel, error) {
 	}
 	c := &channel{number: s.numbers, root: root, wire: wire.OfRoot(root, s.o.Key), content: content, store: of.Store, symbol: wire.SymbolFor(s.o.MTU)}
 	s.numbers++
-	c.packet = perPacket + wire.HeaderSize + c.symbol
-	if s.o.Key != nil {
-		c.packet += 16
-	}
+	c.packet = perPacket + wire.DataSize(c.symbol, s.o.Key.AEAD(wire.Salt{}))
 	for n := range c.space.Chunks {
 		c.unique += int64(c.length(n))
 	}
@@ -279,7 +276,7 @@ type control struct {
 
 // linkStats are shared.
 type linkStats struct {
-	packets, bytes, symbols, repair, announcements, loads, errors atomic.Int64
+	packets, bytes, symbols, repair, announcements, errors atomic.Int64
 
 	audience atomic.Pointer[audienceStatus]
 }
@@ -597,7 +594,6 @@ func (l *sendLink) loaded(r loadResult) {
 		}
 		return
 	}
-	l.stats.loads.Add(1)
 	if l.payloads[r.key] != nil { // it was dropped with its offer and has come again
 		l.drop(r.key)
 	}
@@ -687,7 +683,7 @@ func (l *sendLink) transmit(b burst) {
 	}
 	l.stats.symbols.Add(int64(b.count))
 	ch.sent.Add(int64(b.count * ch.packet))
-	l.send(ch.wire.Group(l.o.Scope, l.o.SSM, o.key.ord), wire.DataSize(ch.symbol, l.aead), b.count)
+	l.send(ch.wire.Group(l.o.Scope, l.o.SSM, o.key.ord), ch.packet-perPacket, b.count)
 }
 
 // send sends l.packets, count packets of size bytes.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -125,4 +126,15 @@ func (s *Source) Close() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Jitter waits for a random time up to d, or until ctx ends: many receivers lose a
+// sender at the same moment, and must not all turn to another store at once.
+func Jitter(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(rand.N(d))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }

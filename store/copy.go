@@ -62,7 +62,7 @@ func Copy(ctx context.Context, dst Store, src Getter, ids []chunker.ID, d chunke
 // deliver lets src bring what dst lacks of ids, if it has the power, and returns what
 // is left to be copied.
 func deliver(ctx context.Context, dst Store, src Getter, ids []chunker.ID, d chunker.Digest, limit int, add func(present bool, bytes int64)) ([]chunker.ID, error) {
-	if !delivers(src) {
+	if !Delivers(src) {
 		return ids, nil
 	}
 	want, err := lacking(ctx, dst, ids)

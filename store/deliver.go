@@ -36,7 +36,7 @@ func (f putterFunc) Put(ctx context.Context, c Chunk) error { return f(ctx, c) }
 func (u *Union) Deliver(ctx context.Context, want []chunker.ID, sink Putter) error {
 	last := -1
 	for i, s := range u.Sources {
-		if delivers(s) {
+		if Delivers(s) {
 			last = i
 		}
 	}
@@ -44,7 +44,7 @@ func (u *Union) Deliver(ctx context.Context, want []chunker.ID, sink Putter) err
 		if len(want) == 0 {
 			return nil
 		}
-		if !delivers(s) {
+		if !Delivers(s) {
 			var err error
 			if want, err = lacking(ctx, s, want); err != nil {
 				return err
@@ -76,14 +76,14 @@ func (u *Union) Deliver(ctx context.Context, want []chunker.ID, sink Putter) err
 	return nil
 }
 
-// delivers reports whether g has the power, which one that asks others has only if they
-// do.
-func delivers(g Getter) bool {
+// Delivers reports whether g has the power of a [Deliverer], which one that asks others
+// has only if they do.
+func Delivers(g Getter) bool {
 	switch g := g.(type) {
 	case *Union:
-		return slices.ContainsFunc(g.Sources, delivers)
+		return slices.ContainsFunc(g.Sources, Delivers)
 	case *Cache:
-		return delivers(g.Source)
+		return Delivers(g.Source)
 	}
 	_, ok := g.(Deliverer)
 	return ok
@@ -127,7 +127,7 @@ func lacking(ctx context.Context, g Getter, want []chunker.ID) ([]chunker.ID, er
 
 // Deliver lets the source bring what the cache lacks, and keeps it.
 func (c *Cache) Deliver(ctx context.Context, want []chunker.ID, sink Putter) error {
-	if !delivers(c.Source) {
+	if !Delivers(c.Source) {
 		return nil
 	}
 	want, err := lacking(ctx, c.Local, want)

@@ -54,7 +54,7 @@ func (u *Union) Get(ctx context.Context, id chunker.ID) (Chunk, error) {
 			return Chunk{}, context.Cause(ctx)
 		}
 		errs = append(errs, err)
-		if !delivers(s) { // what does has had its time
+		if !Delivers(s) { // what does has had its time
 			failed = append(failed, err)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 // get gets the chunk of entry i, verified. The caller releases the chunk when it
 // is done with its bytes.
 func (p *Plan) get(ctx context.Context, src store.Getter, i int) (store.Chunk, []byte, error) {
-	e, n := p.Index.Entries[i], p.Index.Len(i)
+	e := p.Index.Entries[i]
 	if src == nil {
 		return store.Chunk{}, nil, &MissingError{Offset: p.Index.Start(i), Err: &store.NotFoundError{ID: e.ID}}
 	}
@@ -25,16 +25,24 @@ func (p *Plan) get(ctx context.Context, src store.Getter, i int) (store.Chunk, [
 		err = fmt.Errorf("%w: asked %s for %v and got %v", store.ErrDamaged, c.Loc, e.ID, c.ID)
 	}
 	if err == nil {
-		b, err = c.Open(p.Index.Digest(), n)
-	}
-	if err == nil && len(b) != n {
-		err = fmt.Errorf("%w: %v has %d bytes and the index says %d", store.ErrDamaged, e.ID, len(b), n)
+		b, err = p.open(&c, i)
 	}
 	if err != nil {
 		c.Release()
 		return store.Chunk{}, nil, &MissingError{Offset: p.Index.Start(i), Err: err}
 	}
 	return c, b, nil
+}
+
+// open returns the verified bytes of c, the chunk of entry i, which are as many as the
+// index says.
+func (p *Plan) open(c *store.Chunk, i int) ([]byte, error) {
+	n := p.Index.Len(i)
+	b, err := c.Open(p.Index.Digest(), n)
+	if err == nil && len(b) != n {
+		err = fmt.Errorf("%w: %v has %d bytes and the index says %d", store.ErrDamaged, c.ID, len(b), n)
+	}
+	return b, err
 }
 
 // MissingError says that a chunk could not be got.
@@ -52,8 +60,8 @@ func (e *MissingError) Unwrap() error { return e.Err }
 // deliver lets the store bring what is to be fetched in whatever order it comes, if it
 // can, and writes it. What it does not bring is fetched afterwards.
 func (r *runner) deliver(ctx context.Context) error {
-	if _, ok := r.src.(store.Deliverer); !ok {
-		return nil
+	if !store.Delivers(r.src) {
+		return nil // a list of all that is missing may be long
 	}
 	r.delivered = bitset.New(len(r.Index.Entries))
 	return store.Deliver(ctx, r.src, slices.Collect(r.Missing()), (*delivery)(r))
@@ -68,11 +76,7 @@ func (d *delivery) Put(ctx context.Context, c store.Chunk) error {
 	if i == none || !r.needs(i, Fetch) {
 		return nil
 	}
-	n := r.Index.Len(i)
-	b, err := c.Open(r.Index.Digest(), n)
-	if err == nil && len(b) != n {
-		err = fmt.Errorf("%w: %v has %d bytes and the index says %d", store.ErrDamaged, c.ID, len(b), n)
-	}
+	b, err := r.open(&c, i)
 	if err != nil {
 		return err
 	}

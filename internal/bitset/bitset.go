@@ -7,7 +7,7 @@ import (
 )
 
 // Set holds integers from 0 to the length it was made with. Different
-// goroutines may add at the same time.
+// goroutines may use it at the same time.
 type Set []atomic.Uint64
 
 // New returns an empty set for integers below n.
@@ -15,6 +15,9 @@ func New(n int) Set { return make(Set, (n+63)/64) }
 
 // Add puts i into the set.
 func (s Set) Add(i int) { s[i>>6].Or(1 << (i & 63)) }
+
+// Remove takes i out of the set.
+func (s Set) Remove(i int) { s[i>>6].And(^(1 << (i & 63))) }
 
 // Has reports whether i is in the set.
 func (s Set) Has(i int) bool { return s[i>>6].Load()>>(i&63)&1 != 0 }

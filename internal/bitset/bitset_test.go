@@ -51,3 +51,17 @@ func TestSetConcurrent(t *testing.T) {
 		t.Errorf("Count() = %d, want %d", got, n)
 	}
 }
+
+func TestRemove(t *testing.T) {
+	s := bitset.New(130)
+	for i := range 130 {
+		s.Add(i)
+	}
+	for i := range 130 {
+		s.Remove(i)
+		s.Remove(i)
+		if s.Has(i) || s.Count() != 129-i {
+			t.Fatalf("after removing %d: it is there: %v, count %d", i, s.Has(i), s.Count())
+		}
+	}
+}

@@ -106,31 +106,11 @@ SIGHUP reads the indexes again, those of names too, and looks at shared files at
 }
 
 func (f *castFlags) run(ctx context.Context, a *app, args []string) error {
-	rate, err := units.ParseRate(f.rate)
+	lo, so, err := f.options()
 	if err != nil {
-		return usagef("--rate: %w", err)
+		return err
 	}
-	scope, err := wire.ParseScope(f.scope)
-	if err != nil {
-		return usagef("--scope: %w", err)
-	}
-	if f.loss < 0 || f.loss >= 90 {
-		return usagef("--loss-hint %v: want percent, 0 to 90", f.loss)
-	}
-	lo := mcast.LinkOptions{Port: f.port, Scope: scope, NoQuerier: f.noQuerier, Advertise: f.advertise, MLDv1: f.v1}
-	if f.source != "" {
-		if lo.Source, err = netip.ParseAddr(f.source); err != nil {
-			return usagef("--source: %w", err)
-		}
-	}
-	switch {
-	case f.listeners == "local":
-		lo.Listeners = mcast.HearLocal
-	case f.listeners != "mld":
-		return usagef("--listeners %q: want mld or local", f.listeners)
-	case f.always:
-		lo.Listeners = mcast.HearNone
-	}
+	so.Log = a.log
 	names, signer, err := f.parse(args)
 	if err != nil {
 		return err
@@ -141,8 +121,7 @@ func (f *castFlags) run(ctx context.Context, a *app, args []string) error {
 			return fmt.Errorf("--share: %w", err)
 		}
 	}
-	key, err := readKey(f.key)
-	if err != nil {
+	if so.Key, err = readKey(f.key); err != nil {
 		return err
 	}
 	links, closeLinks, err := f.open(lo)
@@ -156,10 +135,7 @@ func (f *castFlags) run(ctx context.Context, a *app, args []string) error {
 	if a.Getenv("GOGC") == "" {
 		debug.SetGCPercent(10) // what is held is large, and little is made anew
 	}
-	s := mcast.NewSender(links, &mcast.SendOptions{
-		Rate: rate / 8, Loss: f.loss / 100, Key: key, Scope: scope, SSM: lo.Source.IsValid(),
-		MTU: f.mtu, URL: f.url, Log: a.log, Always: f.always,
-	})
+	s := mcast.NewSender(links, &so)
 	p := &publisher{a: a, sender: s, key: signer, warned: map[string]bool{}}
 	if err := f.offer(a, p, args, names, false); err != nil {
 		return err
@@ -208,6 +184,40 @@ func (f *castFlags) run(ctx context.Context, a *app, args []string) error {
 			a.meter.Update(st.Bytes, 0, st.Fields())
 		}
 	}
+}
+
+// options returns what the flags say of the links and of what is sent on them.
+func (f *castFlags) options() (lo mcast.LinkOptions, so mcast.SendOptions, err error) {
+	rate, err := units.ParseRate(f.rate)
+	if err != nil {
+		return lo, so, usagef("--rate: %w", err)
+	}
+	scope, err := wire.ParseScope(f.scope)
+	if err != nil {
+		return lo, so, usagef("--scope: %w", err)
+	}
+	if f.loss < 0 || f.loss >= 90 {
+		return lo, so, usagef("--loss-hint %v: want percent, 0 to 90", f.loss)
+	}
+	lo = mcast.LinkOptions{Port: f.port, Scope: scope, NoQuerier: f.noQuerier, Advertise: f.advertise, MLDv1: f.v1}
+	if f.source != "" {
+		if lo.Source, err = netip.ParseAddr(f.source); err != nil {
+			return lo, so, usagef("--source: %w", err)
+		}
+	}
+	switch {
+	case f.listeners == "local":
+		lo.Listeners = mcast.HearLocal
+	case f.listeners != "mld":
+		return lo, so, usagef("--listeners %q: want mld or local", f.listeners)
+	case f.always:
+		lo.Listeners = mcast.HearNone
+	}
+	so = mcast.SendOptions{
+		Rate: rate / 8, Loss: f.loss / 100, Scope: scope, SSM: lo.Source.IsValid(),
+		MTU: f.mtu, URL: f.url, Always: f.always,
+	}
+	return lo, so, nil
 }
 
 // open opens the interfaces.
