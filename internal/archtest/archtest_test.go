@@ -42,6 +42,7 @@ var floors = map[string]int{
 
 	"store/dir":       4,
 	"store/httpstore": 4,
+	"index/blob":      4,
 	"index/build":     4,
 	"index/assemble":  4,
 	"mcast":           4,
