@@ -585,7 +585,7 @@ func TestManyEqualChunks(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			s := seed(t, dir, content, nil)
-			defer s.File.Close()
+			defer s.File.(*os.File).Close()
 			for _, tt := range []struct {
 				name string
 				dest []byte

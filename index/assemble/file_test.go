@@ -151,7 +151,7 @@ func TestSeedChanges(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/index %v", tt.name, withIndex), func(t *testing.T) {
 				dir = t.TempDir()
 				s := seed(t, dir, content, nil)
-				path = s.File.Name()
+				path = s.File.(*os.File).Name()
 				if withIndex {
 					s.Index = encoded(t, x)
 				}
@@ -253,7 +253,7 @@ func TestSeedUnreadable(t *testing.T) {
 	x := indexOf(t, content, small)
 	dir := t.TempDir()
 	closed := seed(t, dir, content, nil)
-	closed.File.Close()
+	closed.File.(*os.File).Close()
 	good := seed(t, dir, content, nil)
 	dest := filepath.Join(dir, "dest")
 	stats, err := File(t.Context(), x, dest, nil, FileOptions{NoSync: true, Seeds: []Seed{closed, good}})

@@ -44,7 +44,7 @@ func (l *locator) advance(n int64) {
 // its place, from one goroutine at a time and in no order. Content behind the
 // last entry is not looked at. It returns the first error of f or bad, or the
 // cause of ctx.
-func Verify(ctx context.Context, x *index.Index, f *os.File, size int64, bad func(entry int) error, progress func(done, total int64)) error {
+func Verify(ctx context.Context, x *index.Index, f io.ReaderAt, size int64, bad func(entry int) error, progress func(done, total int64)) error {
 	l := locator{Plan: &Plan{Index: x, zero: zeroEntries(x)}, exact: true, workers: runtime.GOMAXPROCS(0), total: x.Size(), progress: progress}
 	var mu sync.Mutex
 	return l.stretches(ctx, func(ctx context.Context, from, to int) error {
@@ -92,7 +92,7 @@ func (l *locator) match(seed int, r *index.Reader) {
 
 // locate looks through the size bytes of f, which is a seed or, for self, the
 // destination.
-func (l *locator) locate(ctx context.Context, seed int, f *os.File, size int64) error {
+func (l *locator) locate(ctx context.Context, seed int, f io.ReaderAt, size int64) error {
 	found := bitset.New(len(l.Index.Entries)) // entries that f has in their place
 	given := bitset.New(len(l.Index.Entries)) // entries that were not looked at
 	err := l.inPlace(ctx, f, size, found, given)
@@ -154,7 +154,7 @@ func (l *locator) startingAt(off int64) int {
 
 // inPlace finds the entries that f has in their place. After two misses in a row
 // it gives up the rest of a stretch.
-func (l *locator) inPlace(ctx context.Context, f *os.File, size int64, found, given bitset.Set) error {
+func (l *locator) inPlace(ctx context.Context, f io.ReaderAt, size int64, found, given bitset.Set) error {
 	return l.stretches(ctx, func(ctx context.Context, from, to int) error {
 		misses := 0
 		want := func(i int) bool {
@@ -180,7 +180,7 @@ func (l *locator) inPlace(ctx context.Context, f *os.File, size int64, found, gi
 // inPlaceAgain looks at the entries that inPlace gave up. What has been cut, up
 // to cut, and is elsewhere in the destination is not looked at again: moving it
 // costs no more, and where everything has moved, looking would read it all twice.
-func (l *locator) inPlaceAgain(ctx context.Context, f *os.File, size int64, found, given bitset.Set, cut int64) error {
+func (l *locator) inPlaceAgain(ctx context.Context, f io.ReaderAt, size int64, found, given bitset.Set, cut int64) error {
 	return l.stretches(ctx, func(ctx context.Context, from, to int) error {
 		want := func(i int) bool {
 			return given.Has(i) && !found.Has(i) && (l.Index.Entries[i].End > cut || l.Source(i) != Move)
@@ -205,7 +205,7 @@ const (
 // whether f holds it in its place, and whether it took a look at data to find
 // out. Entries are taken in groups, of first entries to begin with and after one
 // that f does not hold: want is asked for a whole group before seen is told of it.
-func (l *locator) look(ctx context.Context, f *os.File, size int64, from, to, first int, want func(i int) bool, seen func(i int, ok, looked bool) error) error {
+func (l *locator) look(ctx context.Context, f io.ReaderAt, size int64, from, to, first int, want func(i int) bool, seen func(i int, ok, looked bool) error) error {
 	limit := first
 	for i := from; i < to; {
 		if ctx.Err() != nil {
@@ -242,7 +242,7 @@ type group struct {
 }
 
 // has finds out about the entries of g.
-func (l *locator) has(f *os.File, size int64, g *group) error {
+func (l *locator) has(f io.ReaderAt, size int64, g *group) error {
 	var (
 		data [maxGroup][]byte
 		ids  [maxGroup]chunker.ID
@@ -262,7 +262,7 @@ func (l *locator) has(f *os.File, size int64, g *group) error {
 		zero := l.zero.Has(i)
 		// In a hole there are zeros, and zero chunks are known but for odd ones that
 		// are shorter than the greatest size: those are looked at if it matters.
-		if (zero || !l.exact) && sparse.Hole(f, start, int64(length)) {
+		if (zero || !l.exact) && hole(f, start, int64(length)) {
 			g.ok[j] = zero
 			continue
 		}
@@ -290,6 +290,12 @@ func (l *locator) has(f *os.File, size int64, g *group) error {
 	return nil
 }
 
+// hole reports whether n bytes of f at off are known to be a hole.
+func hole(f io.ReaderAt, off, n int64) bool {
+	file, ok := f.(*os.File)
+	return ok && sparse.Hole(file, off, n)
+}
+
 // join is the distance in bytes below which two ranges are chunked as one.
 const join = 4 << 20
 
@@ -298,12 +304,12 @@ var errEnough = errors.New("nothing is missing any more")
 // moved cuts what f has between the entries that are in their place, and returns
 // how far it had to go. In the destination it adds to found what is in its place
 // after all.
-func (l *locator) moved(ctx context.Context, seed int, f *os.File, size int64, found bitset.Set) (cut int64, err error) {
+func (l *locator) moved(ctx context.Context, seed int, f io.ReaderAt, size int64, found bitset.Set) (cut int64, err error) {
 	x := l.Index
 	chunk := func(from, to int64) error {
 		r := io.NewSectionReader(f, from, to-from)
-		hole := func(off, n int64) bool { return sparse.Hole(f, from+off, n) }
-		return l.chunk(ctx, r, to-from, hole, func(id chunker.ID, off int64, n int) {
+		inHole := func(off, n int64) bool { return hole(f, from+off, n) }
+		return l.chunk(ctx, r, to-from, inHole, func(id chunker.ID, off int64, n int) {
 			off += from
 			if first := l.table.first(id); first != none && x.Len(first) == n {
 				l.setOrigin(first, seed, off)

@@ -62,12 +62,15 @@ type origin struct {
 // self is the number of the destination among the seeds.
 const self = -2
 
-// Seed is a file that may hold chunks of the index: an older version, say. It
+// Seed is content that may hold chunks of the index: an older version, say. It
 // is read and never trusted: a seed that changes costs a fetch for each chunk
 // that it no longer has.
 type Seed struct {
-	File *os.File // a regular file or a block device
-	Size int64    // of its content, in bytes
+	// File has the content, and is safe for concurrent use. If it is an *os.File, a
+	// regular file or a block device, its holes are not read and its storage is
+	// shared where the system can.
+	File io.ReaderAt
+	Size int64 // of its content, in bytes
 
 	// Index is the file's index, which says where its chunks are. It is read from
 	// its start, while planning, and not kept. If it is nil, or is not of the same

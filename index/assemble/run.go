@@ -358,7 +358,8 @@ func (r *runner) do(ctx context.Context, t task) error {
 // as whole blocks go, and returns the range of the destination that does.
 func (r *runner) share(t task) (span, error) {
 	o := r.from[t.from]
-	if r.block == 0 || r.cold[o.seed-1].Load() || r.source(t.from, t.from) != Copy {
+	seed, ok := r.seeds[o.seed-1].File.(*os.File)
+	if !ok || r.block == 0 || r.cold[o.seed-1].Load() || r.source(t.from, t.from) != Copy {
 		return span{}, nil
 	}
 	start := r.Index.Start(t.from)
@@ -369,7 +370,7 @@ func (r *runner) share(t task) (span, error) {
 	if s.len() <= 0 {
 		return span{}, nil
 	}
-	if err := reflink.Clone(r.dst.File, s.from, r.seeds[o.seed-1].File, s.from-start+o.off, s.len()); err != nil {
+	if err := reflink.Clone(r.dst.File, s.from, seed, s.from-start+o.off, s.len()); err != nil {
 		r.cold[o.seed-1].Store(true)
 		return span{}, r.unshare(s) // it may have come some way
 	}
