@@ -31,6 +31,7 @@ var floors = map[string]int{
 	"mcast/mld":           0,
 	"mcast/udp":           0,
 
+	"archive":           1,
 	"chunker":           1,
 	"internal/progress": 1,
 
