@@ -26,6 +26,7 @@ var floors = map[string]int{
 	"internal/par":        0,
 	"internal/reflink":    0,
 	"internal/sparse":     0,
+	"internal/sshexec":    0,
 	"internal/units":      0,
 	"mcast/fec":           0,
 	"mcast/mld":           0,
@@ -43,6 +44,8 @@ var floors = map[string]int{
 
 	"store/dir":       4,
 	"store/httpstore": 4,
+	"store/s3":        4,
+	"store/sftp":      4,
 	"index/blob":      4,
 	"index/build":     4,
 	"index/assemble":  4,
@@ -59,12 +62,13 @@ var floors = map[string]int{
 	"internal/testblob": 0,
 	"internal/testneed": 0,
 	"internal/testns":   1,
+	"internal/testssh":  0,
 	"store/storetest":   5,
 	"internal/archtest": 0,
 }
 
 // testOnly packages are imported by tests alone.
-var testOnly = map[string]bool{"internal/testblob": true, "internal/testneed": true, "internal/testns": true, "store/storetest": true}
+var testOnly = map[string]bool{"internal/testblob": true, "internal/testneed": true, "internal/testns": true, "internal/testssh": true, "store/storetest": true}
 
 func TestFloors(t *testing.T) {
 	seen := map[string]bool{}
