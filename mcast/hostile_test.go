@@ -820,7 +820,7 @@ func TestSequenceWraps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.payloads[k] = p
+	l.loader.payloads[k] = p
 	o := &object{key: k, blocks: p.layout.Blocks, longest: p.layout.Longest()}
 	l.newSalt()
 	first := l.salt

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -136,3 +137,54 @@ func millionChunks(t *testing.T) {
 	}
 	runtime.KeepAlive(x)
 }
+
+// TestManyWanted has a plan in which millions of chunks are missing, of which a channel
+// is asked: it takes no list of them.
+func TestManyWanted(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes some seconds and memory")
+	}
+	testns.Run(t, manyWanted) // in a process of its own
+}
+
+func manyWanted(t *testing.T) {
+	const chunks = 1 << 20
+	x := &index.Index{
+		Header:  index.Header{Features: index.BlobFeatures(chunker.BLAKE3), Params: chunker.Params{Min: 256, Avg: 1024, Max: 4096}},
+		Entries: make([]index.Entry, chunks),
+	}
+	for i := range x.Entries {
+		e := &x.Entries[i]
+		e.End = int64(i+1) * numberedSize
+		binary.BigEndian.PutUint64(e.ID[:], uint64(i)*0x9e3779b97f4a7c15)
+	}
+	// A cache has every other chunk, and nobody sends.
+	cached := func(id chunker.ID) bool { return id[7]%2 == 0 }
+	asked := 0
+	s := &Source{Root: x.Root(), Links: []ReceiverLink{newMemNet().receiver(0)}, Index: x, Alone: true, Options: ReceiveOptions{Wait: time.Millisecond}}
+	defer s.Close()
+	src := &store.Union{Sources: []store.Getter{&store.Cache{Local: hasOnly(cached), Source: s}}}
+	before := heapSystem()
+	err := store.Deliver(t.Context(), src, func(chunker.ID) bool { asked++; return true }, hasOnly(nil))
+	if err != nil || !errors.Is(s.failed, ErrNoSender) {
+		t.Fatalf("%v, %v", err, s.failed)
+	}
+	if asked != chunks {
+		t.Errorf("asked about %d chunks, want %d", asked, chunks)
+	}
+	n := heapSystem() - before
+	t.Logf("%.1f bytes for each chunk", float64(n)/chunks)
+	if n > 8*chunks+(8<<20) {
+		t.Errorf("%d bytes for %d chunks", n, chunks)
+	}
+	runtime.KeepAlive(x)
+}
+
+// hasOnly is a store that only says what it has.
+type hasOnly func(id chunker.ID) bool
+
+func (h hasOnly) Has(_ context.Context, id chunker.ID) (bool, error) { return h(id), nil }
+func (h hasOnly) Get(_ context.Context, id chunker.ID) (store.Chunk, error) {
+	return store.Chunk{}, &store.Error{Op: "get", Loc: "nowhere", ID: id, Err: fs.ErrNotExist}
+}
+func (h hasOnly) Put(context.Context, store.Chunk) error { return nil }

@@ -220,9 +220,14 @@ func (k *taker) receive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	k.result, err = s.Receive(ctx, x, func(id chunker.ID) bool { has, _ := k.store.Has(ctx, id); return !has }, k)
+	k.result, err = s.Receive(ctx, x, k.lacks, k)
 	k.progress = s.progress
 	return err
+}
+
+func (k *taker) lacks(id chunker.ID) bool {
+	has, _ := k.store.Has(context.Background(), id)
+	return !has
 }
 
 // Put implements store.Putter.
@@ -492,15 +497,9 @@ func TestNetCaches(t *testing.T) {
 func (k *taker) takeKnown() {
 	begin := time.Now()
 	defer close(k.done)
-	var want []chunker.ID
-	for _, e := range k.x.Entries {
-		if has, _ := k.store.Has(k.t.Context(), e.ID); !has {
-			want = append(want, e.ID)
-		}
-	}
 	s := &Source{Loc: "mcast://", Root: k.x.Root(), Links: []ReceiverLink{k.tap}, Index: k.x, Alone: true, Options: k.o}
 	defer s.Close()
-	k.err = store.Deliver(k.t.Context(), s, want, k)
+	k.err = store.Deliver(k.t.Context(), s, k.lacks, k)
 	k.result, k.took = s.result, time.Since(begin)
 	if s.session != nil {
 		k.progress = s.session.progress
@@ -602,11 +601,7 @@ func TestNetPause(t *testing.T) {
 			t.Fatalf("index %v, %v", got, err)
 		}
 		time.Sleep(max(silentAfter, stalledMin) + 500*time.Millisecond)
-		var want []chunker.ID
-		for _, e := range x.Entries {
-			want = append(want, e.ID)
-		}
-		if err := s.Deliver(t.Context(), want, k.store); err != nil || s.failed != nil {
+		if err := s.Deliver(t.Context(), k.lacks, k.store); err != nil || s.failed != nil {
 			t.Fatalf("%v, %v", err, s.failed)
 		}
 		k.whole()

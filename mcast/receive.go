@@ -10,14 +10,11 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
-	"runtime"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/index"
-	"github.com/castorsync/castor/mcast/fec"
 	"github.com/castorsync/castor/mcast/udp"
 	"github.com/castorsync/castor/mcast/wire"
 	"github.com/castorsync/castor/store"
@@ -110,6 +107,7 @@ type Session struct {
 	window  window
 	memory  int64 // bytes of objects on the way
 
+	heard     time.Time // when something last came from a sender
 	useful    time.Time // when the last symbol of use came
 	moved     time.Time // when a sender's cursor last moved
 	expected  int       // packets since the window was looked at
@@ -121,33 +119,15 @@ type Session struct {
 	rejoin    time.Time              // when to join the control group again
 }
 
-// group is a group that is joined.
-type group struct {
-	ord     uint32
-	address netip.Addr
-	joined  time.Time
-	heard   time.Time
-	away    time.Time // when to join again what was left for a moment; zero: it is joined
-
-	patience time.Duration // without a packet, before that
-	from     map[*sender]*partial
-	full     bool
-}
-
-// partial is an object on its way from one sender.
-type partial struct {
-	layout fec.Layout
-	data   []byte
-	blocks []*fec.Block
-	left   int // blocks that are not full
-	odd    int // packets in a row that say another length
-	seq    uint16
-}
-
 // Dial joins the channel of root on the links and waits for a sender. It returns
 // ErrNoSender, wrapped, if none announces it. The links stay the caller's.
 func Dial(ctx context.Context, links []ReceiverLink, root chunker.ID, o *ReceiveOptions) (*Session, error) {
-	s := &Session{root: root, senders: map[senderKey]*sender{}, joined: map[uint32]*group{}, left: map[uint32]time.Time{}, window: newWindow()}
+	return dial(ctx, links, root, o, nil)
+}
+
+// dial is Dial with what is known of the content of the index; nil: nothing.
+func dial(ctx context.Context, links []ReceiverLink, root chunker.ID, o *ReceiveOptions, c *content) (*Session, error) {
+	s := &Session{root: root, content: c, senders: map[senderKey]*sender{}, joined: map[uint32]*group{}, left: map[uint32]time.Time{}, window: newWindow()}
 	if o != nil {
 		s.o = *o
 	}
@@ -171,7 +151,6 @@ func Dial(ctx context.Context, links []ReceiverLink, root chunker.ID, o *Receive
 	if err := s.find(ctx, links); err != nil {
 		return nil, err
 	}
-	s.useful, s.moved = time.Now(), time.Now()
 	s.overflows = s.link.Overflows()
 	return s, nil
 }
@@ -298,387 +277,6 @@ func (s *Session) packet(now time.Time, p Packet) {
 	}
 }
 
-// discard forgets what has come from n for a group.
-func (s *Session) discard(g *group, n *sender) {
-	if p := g.from[n]; p != nil {
-		s.memory -= int64(len(p.data))
-		delete(g.from, n)
-	}
-}
-
-// symbol takes in a symbol of a group's object.
-func (s *Session) symbol(now time.Time, g *group, n *sender, h wire.Header, symbol []byte) {
-	n.heard, g.heard = now, now
-	p := g.from[n]
-	if p != nil && p.layout.Size != int64(h.Length) {
-		// Forged, unless there is nothing but that: then the object is another now.
-		if p.odd++; p.odd < maxOdd {
-			return
-		}
-		s.discard(g, n)
-		p = nil
-	}
-	if p == nil {
-		if p = s.newPartial(g, n, h); p == nil {
-			return
-		}
-		g.from[n] = p
-	}
-	p.odd = 0
-	// A gap in the numbers is loss; a step back is a packet that came late.
-	if gap := int16(h.GroupSeq - p.seq); gap >= 0 && gap < 1000 {
-		s.expected += int(gap) + 1
-		s.progress.Lost += int64(gap)
-	}
-	s.got++
-	if d := int16(h.GroupSeq - p.seq); d >= 0 || d < -1000 {
-		p.seq = h.GroupSeq + 1
-	}
-	if int(h.Block) >= len(p.blocks) {
-		return
-	}
-	b := p.blocks[h.Block]
-	if !b.Add(h.ESI, symbol) {
-		return
-	}
-	s.useful, n.brought = now, true
-	if b.Full() {
-		if p.left--; p.left == 0 {
-			g.full = true
-		}
-	}
-}
-
-// maxObject is how long an object may be that does not fit into the memory: one chunk
-// at least has to come through.
-const maxObject = 192 << 20
-
-func (s *Session) newPartial(g *group, n *sender, h wire.Header) *partial {
-	l := fec.NewLayout(int64(h.Length), n.Symbol)
-	most := s.o.Memory
-	if !n.proven && n != s.best() {
-		most /= 2 // what may be forged leaves room for what is right
-	}
-	if l.Blocks == 0 || s.memory+l.Padded() > most && (s.memory > 0 || l.Padded() > maxObject) || int64(h.Length) > s.limit(n, g.ord) {
-		return nil
-	}
-	p := &partial{layout: l, data: make([]byte, l.Padded()), blocks: make([]*fec.Block, l.Blocks), left: l.Blocks, seq: h.GroupSeq}
-	s.memory += l.Padded()
-	for i := range p.blocks {
-		p.blocks[i] = fec.NewBlock(l.Block(p.data, i), l.Symbol)
-	}
-	return p
-}
-
-// limit returns how long the object of a group may be.
-func (s *Session) limit(n *sender, ord uint32) int64 {
-	k, _, ok := n.Space.Kind(ord)
-	switch {
-	case !ok:
-		return 0
-	case k == wire.IndexPiece:
-		return wire.IndexObjectSize
-	}
-	return s.max(ord)
-}
-
-// job is an object that has come whole.
-type job struct {
-	group *group
-	from  *sender
-	p     *partial
-	err   error
-}
-
-// errPolluted says that an object is not what it should be: somebody has sent what
-// does not belong to it.
-var errPolluted = errors.New("an object is not what it should be")
-
-// fetch receives the objects of the groups todo, which are in order. It passes each to
-// accept, on several goroutines: an error that wraps errPolluted makes it be fetched
-// again, any other ends fetch. The limit of the length of an object of chunks is max.
-// What is missing in the end is returned, with an error that says why.
-func (s *Session) fetch(ctx context.Context, todo []uint32, max func(ord uint32) int64, accept func(ord uint32, object []byte) error) (left []uint32, err error) {
-	s.max = max
-	// What has come until now waits in the socket.
-	now := time.Now()
-	s.useful, s.moved = now, now
-	for _, n := range s.senders {
-		n.heard = now
-	}
-	todo = slices.Clone(todo)
-	workers := runtime.GOMAXPROCS(0)
-	jobs := make(chan *job, maxWindow+2*workers)
-	done := make(chan *job, maxWindow+2*workers)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer close(jobs)
-	for range workers {
-		wg.Go(func() {
-			for j := range jobs {
-				if ctx.Err() == nil {
-					j.err = j.finish(accept)
-				}
-				done <- j
-			}
-		})
-	}
-	working := 0
-	takeBack := func(j *job) error {
-		working--
-		s.memory -= int64(len(j.p.data))
-		switch {
-		case j.err == nil:
-			j.from.proven = true
-			s.useful = time.Now()
-		case errors.Is(j.err, errPolluted):
-			j.from.strikes++
-			if s.o.Log != nil {
-				s.o.Log.Warn("multicast: what was received is wrong and is thrown away", "error", j.err)
-			}
-			i, _ := slices.BinarySearch(todo, j.group.ord)
-			todo = slices.Insert(todo, i, j.group.ord)
-		default:
-			return j.err
-		}
-		return nil
-	}
-	defer func() {
-		for _, g := range s.joined {
-			s.leave(g)
-		}
-		for ; working > 0 && err != nil; working-- {
-			j := <-done
-			s.memory -= int64(len(j.p.data))
-		}
-	}()
-	next := time.Now()
-	for len(todo) > 0 || working > 0 {
-		for more := true; more; {
-			select {
-			case j := <-done:
-				if err := takeBack(j); err != nil {
-					return todo, err
-				}
-			default:
-				more = false
-			}
-		}
-		if now := time.Now(); !now.Before(next) {
-			next = now.Add(tick)
-			if err := s.tick(now, todo); err != nil && working == 0 {
-				return todo, err
-			}
-		}
-		if err := s.read(ctx, next); err != nil {
-			return todo, err
-		}
-		for _, g := range s.joined {
-			if !g.full {
-				continue
-			}
-			if j := s.whole(g); j != nil {
-				working++
-				jobs <- j
-				if i, ok := slices.BinarySearch(todo, g.ord); ok {
-					todo = slices.Delete(todo, i, i+1)
-				}
-			}
-		}
-	}
-	return nil, nil
-}
-
-// whole takes the object of a full group out of the session, and leaves the group. It is
-// nil if its sender was forgotten meanwhile: then the object has to be fetched again.
-func (s *Session) whole(g *group) *job {
-	defer s.leave(g)
-	for n, p := range g.from {
-		if p.left == 0 {
-			delete(g.from, n)
-			return &job{group: g, from: n, p: p}
-		}
-	}
-	return nil
-}
-
-// finish decodes an object and has it accepted.
-func (j *job) finish(accept func(ord uint32, object []byte) error) error {
-	for _, b := range j.p.blocks {
-		if err := b.Decode(); err != nil {
-			return fmt.Errorf("%w: %w", errPolluted, err)
-		}
-	}
-	return accept(j.group.ord, j.p.data[:j.p.layout.Size])
-}
-
-// leave leaves a group and forgets what has come of its object.
-func (s *Session) leave(g *group) {
-	s.link.Leave(g.address, s.o.Source)
-	for n := range g.from {
-		s.discard(g, n)
-	}
-	delete(s.joined, g.ord)
-	s.left[g.ord] = time.Now()
-}
-
-// holdOff is how long a group that was left is not joined again: what is left and joined
-// within one report the sender never hears of, and goes on where it was.
-const holdOff = 200 * time.Millisecond
-
-// tick joins what comes next, and looks whether anything comes at all.
-func (s *Session) tick(now time.Time, todo []uint32) error {
-	overflows := s.link.Overflows()
-	if s.window.update(now, s.expected, s.got, overflows > s.overflows) {
-		s.expected, s.got = 0, 0
-		s.progress.Overflow += overflows - s.overflows
-		s.overflows = overflows
-	}
-	s.progress.Joined, s.progress.Window = len(s.joined), s.window.size
-	if s.o.Status != nil {
-		s.o.Status(s.progress)
-	}
-	if err := s.alive(now); err != nil {
-		return err
-	}
-	for ord, at := range s.left {
-		if now.Sub(at) >= holdOff {
-			delete(s.left, ord)
-		}
-	}
-	counted := 0
-	patience := s.patience()
-	for _, g := range s.joined {
-		// A report may be lost, or the sender takes us for somebody who was here before
-		// and needs little more.
-		switch {
-		case !g.away.IsZero() && now.After(g.away):
-			s.link.Join(g.address, s.o.Source)
-			g.joined, g.away, g.patience = now, time.Time{}, patience
-		case g.away.IsZero() && now.Sub(latest(g.joined, g.heard)) > g.patience:
-			s.link.Leave(g.address, s.o.Source)
-			if g.nearly() { // it waits for little: only the report is repeated
-				s.link.Join(g.address, s.o.Source)
-				g.joined, g.patience = now, patience
-			} else {
-				g.away = now.Add(holdOff)
-			}
-		}
-		if !g.nearly() {
-			counted++
-		}
-	}
-	s.shrink(counted)
-	// After the sender's cursor, going round.
-	start, _ := slices.BinarySearch(todo, s.cursor()+1)
-	for i := range todo {
-		if counted >= s.window.size || len(s.joined) >= 2*s.window.size || len(s.joined) >= maxWindow || s.memory >= s.o.Memory {
-			break
-		}
-		ord := todo[(start+i)%len(todo)]
-		if s.joined[ord] != nil {
-			continue
-		}
-		if _, justLeft := s.left[ord]; justLeft {
-			continue
-		}
-		g := &group{ord: ord, address: s.address(ord), joined: now, patience: patience, from: map[*sender]*partial{}}
-		if err := s.link.Join(g.address, s.o.Source); err != nil {
-			if len(s.joined) == 0 {
-				return fmt.Errorf("interface %s: %w", s.link.Name(), err)
-			}
-			break // what is joined will do for now
-		}
-		s.joined[ord] = g
-		counted++
-	}
-	return nil
-}
-
-// patience returns how long a group that is joined now may have to wait until the sender
-// has sent the rest of what is joined, and some more.
-func (s *Session) patience() time.Duration {
-	waiting := int64(0)
-	for ord := range s.joined {
-		waiting += max(s.max(ord), 1)
-	}
-	d := rejoinAfter
-	if n := s.best(); n != nil && n.Rate > 0 {
-		d += time.Duration(min(8*float64(waiting)/float64(n.Rate), 30) * float64(time.Second))
-	}
-	return d
-}
-
-// shrink leaves groups of which nothing has come if there are more than the window
-// allows.
-func (s *Session) shrink(counted int) {
-	for _, g := range s.joined {
-		if counted <= s.window.size {
-			return
-		}
-		if len(g.from) == 0 {
-			s.leave(g)
-			counted--
-		}
-	}
-}
-
-// latest returns the later of two times.
-func latest(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
-
-// nearly reports whether more than half of a group's object is there: it waits for
-// little and does not count against the window.
-func (g *group) nearly() bool {
-	for _, p := range g.from {
-		have, want := 0, 0
-		for _, b := range p.blocks {
-			have += b.Count()
-			want += b.Count() + b.Need()
-		}
-		if 2*have > want {
-			return true
-		}
-	}
-	return false
-}
-
-// alive returns an error if there is nothing more to hope for.
-func (s *Session) alive(now time.Time) error {
-	var last time.Time
-	bye := true
-	for _, n := range s.senders {
-		if n.strikes < maxStrikes && (s.only == nil || n == s.only) {
-			last = latest(last, n.heard)
-			bye = bye && n.bye
-		}
-	}
-	quiet := now.Sub(last)
-	switch {
-	case last.IsZero():
-		return fmt.Errorf("%w: none of its senders can be believed", ErrStalled)
-	case quiet > silentAfter, bye && quiet > byeAfter:
-		return fmt.Errorf("%w: nothing heard for %v", ErrSilent, quiet.Round(time.Second))
-	}
-	if (quiet > time.Second || bye) && now.After(s.rejoin) { // the report may be lost
-		s.rejoin = now.Add(time.Second)
-		s.link.Leave(s.control, s.o.Source)
-		s.link.Join(s.control, s.o.Source)
-	}
-	idle := now.Sub(s.useful)
-	if s.only != nil && len(s.senders) > 1 && idle > probation {
-		return fmt.Errorf("%w: it has sent nothing for %v", ErrStalled, idle.Round(time.Second))
-	}
-	if idle > stalledMax || idle > stalledMin && now.Sub(s.moved) > stalledMin {
-		return fmt.Errorf("%w: nothing of use for %v", ErrStalled, idle.Round(time.Second))
-	}
-	return nil
-}
-
 // Index receives the index that the channel is named after. A sender that sends
 // another one costs time: then the next sender is believed.
 func (s *Session) Index(ctx context.Context) (*index.Index, error) {
@@ -745,16 +343,19 @@ type Result struct {
 
 // Receive receives those chunks of x that want says, by their place in the order of
 // first occurrence, and puts each into sink, verified, in whatever order they come and
-// from several goroutines. It returns an error only if ctx ends or the sink fails; if
-// chunks are missing, the result says why.
+// from several goroutines. Want is asked about each before that. It returns an error only
+// if ctx ends or the sink fails; if chunks are missing, the result says why.
 func (s *Session) Receive(ctx context.Context, x *index.Index, want func(id chunker.ID) bool, sink store.Putter) (Result, error) {
-	var r Result
 	if err := s.know(x); err != nil {
-		r.Err = err
-		return r, nil
+		return Result{Err: err}, nil
 	}
-	c := s.content
-	need := newNeed(c, want)
+	return s.receive(ctx, newNeed(s.content, want), sink)
+}
+
+// receive receives what need says.
+func (s *Session) receive(ctx context.Context, need *need, sink store.Putter) (r Result, err error) {
+	s.learn(need.content)
+	c := need.content
 	if n := s.best(); n != nil {
 		need.bucketsOnly = n.Always
 	}
@@ -771,7 +372,7 @@ func (s *Session) Receive(ctx context.Context, x *index.Index, want func(id chun
 				absent++
 				return nil
 			}
-			v, err := ch.Verify(x.Digest(), c.length(n))
+			v, err := ch.Verify(c.index.Digest(), c.length(n))
 			if err != nil {
 				return fmt.Errorf("%w: %w", errPolluted, err)
 			}

@@ -26,6 +26,7 @@ type schedule struct {
 	free     time.Time // when the link may carry more
 	loss     estimate
 	leave    time.Duration // how long listeners take to leave when they are done, smoothed
+	room     int           // objects that may be in service at once on a lossy link: as many as memory holds
 }
 
 // These are the constants of the schedule; docs/multicast.md explains them.
@@ -35,6 +36,8 @@ const (
 	manyObjects   = 16                     // and on a lossy one
 	holdBack      = 150 * time.Millisecond // for all hosts to join what is begun
 	gatherQuiet   = 60 * time.Millisecond  // without a new host, before a channel begins
+	gatherShort   = 150 * time.Millisecond // the same if the content is short
+	shortContent  = 500 * time.Millisecond // which it is if sending it takes less than that
 	gatherMost    = time.Second            // and at most since the first one
 	minGrace      = 40 * time.Millisecond  // for listeners to leave, before more is sent
 	maxGrace      = 500 * time.Millisecond
@@ -82,13 +85,19 @@ type audience struct {
 	begun   bool
 }
 
-// gathering returns how long the channel still waits for more hosts to come, before it
-// sends the first object: those who come together should be served together.
-func (a *audience) gathering(now time.Time) time.Duration {
+// gathering returns how long ch still waits for more hosts to come, before it sends the
+// first object: those who come together should be served together. Who comes too late
+// needs again what was sent until then, which of a short content may be all.
+func (s *schedule) gathering(now time.Time, ch *channel) time.Duration {
+	a := s.channels[ch]
 	if a == nil || a.begun {
 		return 0
 	}
-	return min(a.last.Add(gatherQuiet).Sub(now), a.first.Add(gatherMost).Sub(now))
+	quiet := gatherQuiet
+	if float64(ch.unique) < s.rate*shortContent.Seconds() {
+		quiet = gatherShort
+	}
+	return min(a.last.Add(quiet).Sub(now), a.first.Add(gatherMost).Sub(now))
 }
 
 // object is one that somebody listens to, or did a moment ago.
@@ -119,7 +128,7 @@ type object struct {
 func newSchedule(rate float64, loss float64) *schedule {
 	return &schedule{
 		rate: rate, objects: map[objectKey]*object{}, channels: map[*channel]*audience{}, places: map[*channel]*place{},
-		loss: expect(loss),
+		loss: expect(loss), room: manyObjects,
 	}
 }
 
@@ -247,7 +256,7 @@ func (s *schedule) lossy() bool { return s.loss.need > lossyFraction }
 // is lossy. On a clean link it all goes to those that there are.
 func (s *schedule) share(active int) float64 {
 	if s.lossy() {
-		return s.rate / manyObjects
+		return s.rate / float64(s.room)
 	}
 	return s.rate / float64(max(1, min(active, fewObjects)))
 }
@@ -255,7 +264,7 @@ func (s *schedule) share(active int) float64 {
 // limit returns how many objects may be in a pass at once.
 func (s *schedule) limit() int {
 	if s.lossy() {
-		return manyObjects
+		return s.room
 	}
 	return fewObjects
 }
@@ -377,7 +386,7 @@ func (s *schedule) held(o *object, now time.Time) time.Duration {
 	if !o.fresh {
 		return 0
 	}
-	if d := s.channels[o.key.ch].gathering(now); d > 0 {
+	if d := s.gathering(now, o.key.ch); d > 0 {
 		return d
 	}
 	if len(o.hosts) >= s.hosts(o.key.ch) {
@@ -451,9 +460,11 @@ func (s *schedule) before(a, b objectKey) bool {
 }
 
 // upcoming returns the object that is needed next and is not loaded, except those that
-// skip says; nil if there is none. Those that are due for a delta come first.
+// skip says; nil if there is none. Of those that have been begun and those that are to be,
+// it is the one that has waited longer: where memory is short and many hosts are dead, some
+// of the former are always due.
 func (s *schedule) upcoming(now time.Time, skip func(*object) bool) *object {
-	var best *object
+	var service, pass, dead *object // the best of each rank
 	for _, o := range s.objects {
 		if o.loaded || len(o.hosts) == 0 || skip(o) || o.retry.After(now) {
 			continue
@@ -461,14 +472,52 @@ func (s *schedule) upcoming(now time.Time, skip func(*object) bool) *object {
 		if !o.fresh && o.rounds() >= o.target && s.due(o).After(now) {
 			continue
 		}
-		if best == nil || s.rank(o) < s.rank(best) || s.rank(o) == s.rank(best) && s.before(o.key, best.key) {
-			best = o
+		switch s.rank(o) {
+		case forService:
+			if service == nil || s.since(o).Before(s.since(service)) || s.since(o).Equal(s.since(service)) && s.before(o.key, service.key) {
+				service = o
+			}
+		case forPass:
+			if pass == nil || s.before(o.key, pass.key) {
+				pass = o
+			}
+		case forDead:
+			if dead == nil || s.before(o.key, dead.key) {
+				dead = o
+			}
 		}
 	}
-	return best
+	switch {
+	case service != nil && (pass == nil || !s.since(pass).Before(s.since(service))):
+		return service
+	case pass != nil:
+		return pass
+	}
+	return dead
 }
 
-// rank is what an object is needed for. The lower ones are loaded first.
+// since returns since when o is needed.
+func (s *schedule) since(o *object) time.Time {
+	switch {
+	case o.fresh:
+		return o.joined
+	case o.rounds() < o.target:
+		return o.last
+	}
+	return s.due(o)
+}
+
+// yields reports whether o, which is loaded and needed, makes room for next: what is for
+// the dead does for what is for the living, and what is not begun for what is needed for
+// longer.
+func (s *schedule) yields(o, next *object) bool {
+	if s.rank(o) == forPass {
+		return s.rank(next) == forService && s.since(next).Before(s.since(o))
+	}
+	return s.rank(o) > s.rank(next)
+}
+
+// rank is what an object is needed for.
 type rank int
 
 const (

@@ -39,7 +39,7 @@ func newBench(t *testing.T, loss float64) *bench {
 // testChannel has pieces of an index, buckets and twice as many chunks.
 func testChannel(number, pieces, buckets int) *channel {
 	space := wire.Space{IndexBytes: int64(pieces) * wire.IndexObjectSize, Chunks: 2 * buckets, Level: 1}
-	return &channel{number: number, packet: 1500, content: &content{space: space}}
+	return &channel{number: number, packet: 1500, unique: 1 << 30, content: &content{space: space}}
 }
 
 func bucket(c *channel, i int) objectKey { return objectKey{c, c.space.Ordinal(wire.Bucket, i)} }
@@ -341,15 +341,22 @@ func TestScheduleGathering(t *testing.T) {
 		name  string
 		hosts int
 		every time.Duration
+		short bool          // content
 		want  time.Duration // of the first packet
 	}{
-		{"one", 1, 0, gatherQuiet},
-		{"together", 30, 0, gatherQuiet},
-		{"two", 2, gatherQuiet * 4 / 5, gatherQuiet * 9 / 5},
-		{"far apart", 2, 3 * gatherQuiet, gatherQuiet},
-		{"without end", 100, gatherQuiet / 2, gatherMost},
+		{"one", 1, 0, false, gatherQuiet},
+		{"together", 30, 0, false, gatherQuiet},
+		{"two", 2, gatherQuiet * 4 / 5, false, gatherQuiet * 9 / 5},
+		{"far apart", 2, 3 * gatherQuiet, false, gatherQuiet},
+		{"without end", 100, gatherQuiet / 2, false, gatherMost},
+		{"short", 1, 0, true, gatherShort},
+		{"short, two", 2, gatherShort * 4 / 5, true, gatherShort * 9 / 5},
+		{"short, without end", 100, gatherShort / 2, true, gatherMost},
 	} {
 		b, c := newBench(t, 0), testChannel(0, 0, 10)
+		if tt.short {
+			c.unique = int64(testRate*shortContent.Seconds()) - 1
+		}
 		for h := range tt.hosts {
 			b.s.listens(b.now, c, hostNumber(h))
 			b.join(bucket(c, 0), h)
@@ -807,4 +814,44 @@ func (s *schedule) live() []*object {
 	}
 	slices.SortFunc(all, func(a, b *object) int { return a.key.compare(b.key) })
 	return all
+}
+
+// TestScheduleLoads has objects that are not loaded at the moment, and due again as soon
+// as they have been sent, as those of many dead hosts: what is to be begun is loaded
+// all the same.
+func TestScheduleLoads(t *testing.T) {
+	b, c := newBench(t, 0), testChannel(0, 1, 20)
+	begun := map[objectKey]bool{}
+	for i := range 10 {
+		k := bucket(c, i)
+		b.join(k, 1)
+		begun[k] = true
+	}
+	b.run(5 * time.Second)
+	for k := range begun {
+		if o := b.s.objects[k]; b.s.rank(o) == forPass {
+			t.Fatalf("object %d is not begun", k.ord)
+		}
+		b.s.part(b.now, k, hostNumber(1)) // somebody leaves, another one stays
+		b.s.join(b.now, k, hostNumber(2))
+		b.s.join(b.now, k, hostNumber(3))
+		o := b.s.objects[k]
+		o.fresh, o.extras, o.target, o.loaded, o.last = false, 1, o.rounds(), false, b.now.Add(-time.Hour)
+	}
+	fresh := objectKey{c, c.space.Ordinal(wire.IndexPiece, 0)}
+	b.s.join(b.now, fresh, hostNumber(4))
+	none := func(*object) bool { return false }
+	for range 30 {
+		o := b.s.upcoming(b.now, none)
+		if o == nil {
+			t.Fatal("nothing is needed")
+		}
+		if o.key == fresh {
+			return
+		}
+		// It is loaded, sent, dropped, and due again at once.
+		b.now = b.now.Add(50 * time.Millisecond)
+		o.last = b.now.Add(-maxGrace)
+	}
+	t.Error("what is fresh is never loaded")
 }

@@ -46,8 +46,41 @@ func (s *Session) announced(now time.Time, key senderKey, h wire.Header, p []byt
 	} else if n.Cursor != a.Cursor || n.Lap != a.Lap {
 		s.moved = now
 	}
-	n.Announce, n.heard, n.bye = a, now, false
+	n.Announce, n.bye = a, false
+	s.hears(now, n)
 	s.progress.Rate, s.progress.Lap, s.progress.Hosts = a.Rate, a.Lap, a.Listeners
+}
+
+// cutOff is how long nothing must have come of any sender, of which each announces itself
+// every 500 ms, for the link to have been away.
+const cutOff = time.Second
+
+// hears notes that something has come from n. If the link was away until now, what was
+// sent meanwhile is lost, and the sender may take us for dead: everything is joined again.
+func (s *Session) hears(now time.Time, n *sender) {
+	n.heard = now
+	if n.strikes >= maxStrikes {
+		return
+	}
+	if now.Sub(s.heard) > cutOff {
+		s.moved = now // as far as we know
+		for _, g := range s.joined {
+			if g.away.IsZero() {
+				s.link.Leave(g.address, s.o.Source)
+				g.away = now.Add(holdOff)
+			}
+		}
+	}
+	s.heard = now
+}
+
+// excuse leaves out of account a time in which this program did not run: a computer that
+// was suspended, or has far too much to do, cannot tell whether anybody has sent.
+func (s *Session) excuse(d time.Duration) {
+	for _, n := range s.senders {
+		n.heard = n.heard.Add(d)
+	}
+	s.useful, s.moved = s.useful.Add(d), s.moved.Add(d)
 }
 
 // sessionsOf is how many sessions of one source are known: one that is restarted has two
@@ -143,11 +176,16 @@ func (s *Session) know(x *index.Index) error {
 	if err != nil {
 		return err
 	}
+	s.learn(c)
+	return nil
+}
+
+// learn is know for what has been made of the index.
+func (s *Session) learn(c *content) {
 	s.content = c
 	for k, n := range s.senders {
 		if n.Space != c.space {
 			s.forget(k, n)
 		}
 	}
-	return nil
 }

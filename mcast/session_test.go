@@ -141,3 +141,82 @@ func TestDistribution(t *testing.T) {
 		})
 	}
 }
+
+// TestShortContent has receivers begin at about the same time with what is sent in no
+// time: who comes when all has been sent needs it all again.
+func TestShortContent(t *testing.T) {
+	const size, rate, seeds = 4 << 20, 200e6 / 8, 10
+	x, m := noise(t, size, 1)
+	for _, loss := range []float64{0, 0.05} {
+		sum := 0.0
+		for seed := range uint64(seeds) {
+			synctest.Test(t, func(t *testing.T) {
+				d := &run{net: newMemNet(), x: x, rate: rate}
+				ctx, cancel := context.WithCancel(context.Background())
+				defer cancel()
+				d.serve(ctx, m, SendOptions{})
+				random := rand.New(rand.NewPCG(seed, 1))
+				var wg sync.WaitGroup
+				for i := range 4 {
+					l := d.net.receiver(loss)
+					l.random = rand.New(rand.NewPCG(seed, uint64(2+i)))
+					after := time.Duration(random.Int64N(int64(200 * time.Millisecond)))
+					wg.Go(func() {
+						time.Sleep(after)
+						r, err := receive(ctx, l, x, &storetest.Memory{}, nil)
+						if err != nil || r.Err != nil || r.Bytes != size {
+							t.Errorf("receiver %d: %+v, %v", i, r, err)
+						}
+					})
+				}
+				wg.Wait()
+				d.net.mu.Lock()
+				defer d.net.mu.Unlock()
+				sum += float64(d.net.bytes) / size
+			})
+		}
+		t.Logf("%.0f %% loss: %.3f× bytes on average", 100*loss, sum/seeds)
+		if most := 1.15 + 3*loss; sum/seeds > most {
+			t.Errorf("%.0f %% loss: sent %.3f× the content on average, want at most %.2f×", 100*loss, sum/seeds, most)
+		}
+	}
+}
+
+// sleeper is a receiver's link on a computer that is suspended in the middle.
+type sleeper struct {
+	*memReceiver
+	at     int // calls of Read until then
+	asleep time.Duration
+}
+
+func (r *sleeper) Read(p []Packet) (int, error) {
+	if r.at--; r.at == 0 {
+		time.Sleep(r.asleep)
+	}
+	return r.memReceiver.Read(p)
+}
+
+// TestSuspended has a computer sleep for longer than a sender may be silent.
+func TestSuspended(t *testing.T) {
+	x, m := noise(t, 8<<20, 1)
+	for _, at := range []int{5, 100, 400} { // before the index, and in the middle
+		synctest.Test(t, func(t *testing.T) {
+			d := &run{net: newMemNet(), x: x, rate: 60e6 / 8}
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			d.serve(ctx, m, SendOptions{})
+			l := &sleeper{d.net.receiver(0), at, 10 * time.Minute}
+			got := &storetest.Memory{}
+			begin := time.Now()
+			r, err := receive(ctx, l, x, got, nil)
+			if err != nil || r.Err != nil || r.Bytes != x.Size() {
+				t.Errorf("suspended in call %d: %+v, %v", at, r, err)
+			}
+			took := time.Since(begin)
+			t.Logf("suspended in call %d of Read: took %v more", at, took-l.asleep)
+			if l.at > 0 || took > l.asleep+15*time.Second {
+				t.Errorf("suspended in call %d: took %v, at %d", at, took, l.at)
+			}
+		})
+	}
+}

@@ -29,7 +29,8 @@ type Source struct {
 	Alone bool
 
 	session  *Session
-	failed   error // why not everything was delivered
+	content  *content // of Index; nil: it is not known yet
+	failed   error    // why not everything was delivered
 	result   Result
 	progress atomic.Pointer[Progress]
 }
@@ -47,7 +48,7 @@ func (s *Source) dial(ctx context.Context) (*Session, error) {
 	o.Index = s.Index
 	o.Status = func(p Progress) { s.progress.Store(&p) }
 	var err error
-	s.session, err = Dial(ctx, s.Links, s.Root, &o)
+	s.session, err = dial(ctx, s.Links, s.Root, &o, s.content)
 	return s.session, err
 }
 
@@ -59,6 +60,7 @@ func (s *Source) ReceiveIndex(ctx context.Context) (*index.Index, error) {
 	c, err := s.dial(ctx)
 	if err == nil {
 		s.Index, err = c.Index(ctx)
+		s.content = c.content
 	}
 	return s.Index, err
 }
@@ -68,15 +70,20 @@ func (s *Source) ReceiveIndex(ctx context.Context) (*index.Index, error) {
 const stampede = 2 * time.Second
 
 // Deliver implements [store.Deliverer].
-func (s *Source) Deliver(ctx context.Context, want []chunker.ID, sink store.Putter) error {
-	c, err := s.dial(ctx)
+func (s *Source) Deliver(ctx context.Context, want func(id chunker.ID) bool, sink store.Putter) error {
+	need, err := s.need(want)
+	if ctx.Err() != nil { // then want may say anything
+		return context.Cause(ctx)
+	}
+	if err == nil && need.missing.Count() == 0 {
+		return nil
+	}
+	var c *Session
 	if err == nil {
-		wanted := make(map[chunker.ID]struct{}, len(want))
-		for _, id := range want {
-			wanted[id] = struct{}{}
-		}
-		s.result, err = c.Receive(ctx, s.Index, func(id chunker.ID) bool { _, ok := wanted[id]; return ok }, sink)
-		if err != nil {
+		c, err = s.dial(ctx)
+	}
+	if err == nil {
+		if s.result, err = c.receive(ctx, need, sink); err != nil {
 			return err
 		}
 		err = s.result.Err
@@ -92,6 +99,17 @@ func (s *Source) Deliver(ctx context.Context, want []chunker.ID, sink store.Putt
 		Jitter(ctx, stampede)
 	}
 	return nil
+}
+
+// need returns which of the wanted chunks the channel has.
+func (s *Source) need(want func(id chunker.ID) bool) (*need, error) {
+	if s.content == nil || s.content.index != s.Index {
+		var err error
+		if s.content, err = newContent(s.Index, levelOf(s.Index)); err != nil {
+			return nil, err
+		}
+	}
+	return newNeed(s.content, want), nil
 }
 
 // Progress says how far the channel is. It may be called at any time.

@@ -12,11 +12,10 @@ import (
 // Cache is a source that keeps what it got from another one. Chunks come
 // verified out of it, and only verified ones are kept.
 type Cache struct {
-	Local  Store  // asked first, and filled
-	Source Getter // asked for what Local lacks
-	Digest chunker.Digest
-	Limit  int          // greatest chunk size in bytes
-	Log    *slog.Logger // told of chunks that could not be kept; may be nil
+	Local    Store  // asked first, and filled
+	Source   Getter // asked for what Local lacks
+	Verifier *Verifier
+	Log      *slog.Logger // told of chunks that could not be kept; may be nil
 
 	hits, hitBytes atomic.Int64
 }
@@ -34,7 +33,7 @@ func (c *Cache) Get(ctx context.Context, id chunker.ID) (Chunk, error) {
 	keep := c.Local.Put
 	ch, err := c.Local.Get(ctx, id)
 	if err == nil {
-		if ch, err = ch.Verify(c.Digest, c.Limit); err == nil {
+		if ch, err = c.Verifier.Verify(ch); err == nil {
 			c.hits.Add(1)
 			c.hitBytes.Add(int64(len(ch.plain)))
 			return ch, nil
@@ -50,7 +49,7 @@ func (c *Cache) Get(ctx context.Context, id chunker.ID) (Chunk, error) {
 	if ch, err = c.Source.Get(ctx, id); err != nil {
 		return Chunk{}, err
 	}
-	if ch, err = ch.Verify(c.Digest, c.Limit); err != nil {
+	if ch, err = c.Verifier.Verify(ch); err != nil {
 		return Chunk{}, err
 	}
 	if err := keep(ctx, ch); err != nil && ctx.Err() == nil {

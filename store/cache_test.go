@@ -19,11 +19,10 @@ import (
 func cache(local store.Store, source store.Getter) (*store.Cache, *bytes.Buffer) {
 	log := new(bytes.Buffer)
 	return &store.Cache{
-		Local:  local,
-		Source: source,
-		Digest: storetest.Digest,
-		Limit:  1000,
-		Log:    slog.New(slog.NewTextHandler(log, nil)),
+		Local:    local,
+		Source:   source,
+		Verifier: store.VerifyWith(storetest.Digest, 1000),
+		Log:      slog.New(slog.NewTextHandler(log, nil)),
 	}, log
 }
 

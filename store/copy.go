@@ -1,11 +1,13 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"sync"
 
 	"github.com/castorsync/castor/chunker"
+	"github.com/castorsync/castor/internal/bitset"
 	"github.com/castorsync/castor/internal/par"
 )
 
@@ -37,11 +39,14 @@ func Copy(ctx context.Context, dst Store, src Getter, ids []chunker.ID, d chunke
 			progress(sum)
 		}
 	}
-	ids, err := deliver(ctx, dst, src, ids, d, limit, add)
+	left, err := deliver(ctx, dst, src, ids, d, limit, add)
 	if err != nil {
 		return sum, err
 	}
 	err = par.Each(ctx, workers, len(ids), func(ctx context.Context, i int) error {
+		if left != nil && !left.Has(i) {
+			return nil
+		}
 		var n int64
 		has, err := dst.Has(ctx, ids[i])
 		if err == nil && !has {
@@ -59,22 +64,30 @@ func Copy(ctx context.Context, dst Store, src Getter, ids []chunker.ID, d chunke
 	return sum, Sync(ctx, dst)
 }
 
-// deliver lets src bring what dst lacks of ids, if it has the power, and returns what
-// is left to be copied.
-func deliver(ctx context.Context, dst Store, src Getter, ids []chunker.ID, d chunker.Digest, limit int, add func(present bool, bytes int64)) ([]chunker.ID, error) {
+// deliver lets src bring what dst lacks of ids, if it has the power. It returns the
+// numbers of those that are left to be copied; nil means all.
+func deliver(ctx context.Context, dst Store, src Getter, ids []chunker.ID, d chunker.Digest, limit int, add func(present bool, bytes int64)) (left bitset.Set, err error) {
 	if !Delivers(src) {
-		return ids, nil
+		return nil, nil
 	}
-	want, err := lacking(ctx, dst, ids)
-	if err != nil {
-		return nil, err
+	left = bitset.New(len(ids))
+	for i, id := range ids {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if holds(ctx, dst, id) {
+			add(true, 0)
+		} else {
+			left.Add(i)
+		}
 	}
-	for range len(ids) - len(want) {
-		add(true, 0)
-	}
-	var mu sync.Mutex
-	brought := map[chunker.ID]bool{} // guarded by mu
-	err = Deliver(ctx, src, want, putterFunc(func(ctx context.Context, c Chunk) error {
+	number := numbers(ids)
+	want := func(id chunker.ID) bool { i, ok := number(id); return ok && left.Has(i) }
+	return left, Deliver(ctx, src, want, putterFunc(func(ctx context.Context, c Chunk) error {
+		i, ok := number(c.ID)
+		if !ok || !left.Has(i) {
+			return nil // nobody has asked for it
+		}
 		c, err := c.Verify(d, limit)
 		if err == nil {
 			err = dst.Put(ctx, c)
@@ -82,13 +95,27 @@ func deliver(ctx context.Context, dst Store, src Getter, ids []chunker.ID, d chu
 		if err != nil {
 			return err
 		}
-		mu.Lock()
-		brought[c.ID] = true
-		mu.Unlock()
+		left.Remove(i)
 		add(false, int64(len(c.Data)))
 		return nil
 	}))
-	return slices.DeleteFunc(want, func(id chunker.ID) bool { return brought[id] }), err
+}
+
+// numbers returns a function that finds the place of an ID in ids. It takes four bytes
+// for each.
+func numbers(ids []chunker.ID) func(id chunker.ID) (int, bool) {
+	sorted := make([]uint32, len(ids))
+	for i := range sorted {
+		sorted[i] = uint32(i)
+	}
+	slices.SortFunc(sorted, func(a, b uint32) int { return bytes.Compare(ids[a][:], ids[b][:]) })
+	return func(id chunker.ID) (int, bool) {
+		at, ok := slices.BinarySearchFunc(sorted, id, func(i uint32, id chunker.ID) int { return bytes.Compare(ids[i][:], id[:]) })
+		if !ok {
+			return 0, false
+		}
+		return int(sorted[at]), true
+	}
 }
 
 func copyOne(ctx context.Context, dst Store, src Getter, id chunker.ID, d chunker.Digest, limit int) (int64, error) {

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"slices"
-	"sync"
 
 	"github.com/castorsync/castor/chunker"
 )
@@ -11,16 +10,21 @@ import (
 // Deliverer is the power to bring many chunks at once, in whatever order they come:
 // what is sent to many receivers cannot be asked for one by one.
 type Deliverer interface {
-	// Deliver puts chunks of want into sink, verified, and returns when it has
-	// brought all that it can. It calls Put from several goroutines. It returns an
-	// error only if ctx ends or the sink fails; what it has not brought can be asked
-	// for elsewhere.
-	Deliver(ctx context.Context, want []chunker.ID, sink Putter) error
+	// Deliver puts chunks that are wanted into sink, verified, and returns when it has
+	// brought all that it can; if none is wanted it does nothing. It calls Put from
+	// several goroutines. It returns an error only if ctx ends or the sink fails; what it
+	// has not brought can be asked for elsewhere.
+	//
+	// Want reports whether a chunk is still lacking, at the time it is asked: that may be
+	// a question to a store. It is asked about each chunk once, from one goroutine and
+	// before anything is put, so that nobody needs a list of millions.
+	Deliver(ctx context.Context, want func(id chunker.ID) bool, sink Putter) error
 }
 
-// Deliver lets g bring chunks of want, if it has the power; otherwise it does nothing.
-func Deliver(ctx context.Context, g Getter, want []chunker.ID, sink Putter) error {
-	if d, ok := g.(Deliverer); ok && len(want) > 0 {
+// Deliver lets g bring chunks that are wanted, if it has the power; otherwise it does
+// nothing.
+func Deliver(ctx context.Context, g Getter, want func(id chunker.ID) bool, sink Putter) error {
+	if d, ok := g.(Deliverer); ok {
 		return d.Deliver(ctx, want, sink)
 	}
 	return nil
@@ -33,45 +37,17 @@ func (f putterFunc) Put(ctx context.Context, c Chunk) error { return f(ctx, c) }
 
 // Deliver lets those sources bring chunks that have the power, in order. What a store
 // before them has is left to it.
-func (u *Union) Deliver(ctx context.Context, want []chunker.ID, sink Putter) error {
-	last := -1
+func (u *Union) Deliver(ctx context.Context, want func(id chunker.ID) bool, sink Putter) error {
 	for i, s := range u.Sources {
-		if Delivers(s) {
-			last = i
-		}
-	}
-	for _, s := range u.Sources[:last+1] {
-		if len(want) == 0 {
-			return nil
-		}
 		if !Delivers(s) {
-			var err error
-			if want, err = lacking(ctx, s, want); err != nil {
-				return err
-			}
 			continue
 		}
-		var mu sync.Mutex
-		brought := map[chunker.ID]bool{} // guarded by mu
-		err := Deliver(ctx, s, want, putterFunc(func(ctx context.Context, c Chunk) error {
-			if err := sink.Put(ctx, c); err != nil {
-				return err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			brought[c.ID] = true
-			return nil
-		}))
-		if err != nil {
+		wanted := func(id chunker.ID) bool {
+			return want(id) && !slices.ContainsFunc(u.Sources[:i], func(s Getter) bool { return holds(ctx, s, id) })
+		}
+		if err := Deliver(ctx, s, wanted, sink); err != nil {
 			return err
 		}
-		var rest []chunker.ID
-		for _, id := range want {
-			if !brought[id] {
-				rest = append(rest, id)
-			}
-		}
-		want = rest
 	}
 	return nil
 }
@@ -89,52 +65,26 @@ func Delivers(g Getter) bool {
 	return ok
 }
 
-// lacking returns those of the chunks that g does not have, as far as it can tell.
-func lacking(ctx context.Context, g Getter, want []chunker.ID) ([]chunker.ID, error) {
+// holds reports whether g has a chunk, as far as it can tell.
+func holds(ctx context.Context, g Getter, id chunker.ID) bool {
 	switch g := g.(type) {
 	case *Union:
-		for _, s := range g.Sources {
-			var err error
-			if want, err = lacking(ctx, s, want); err != nil {
-				return nil, err
-			}
-		}
-		return want, nil
+		return slices.ContainsFunc(g.Sources, func(s Getter) bool { return holds(ctx, s, id) })
 	case *Cache:
-		want, err := lacking(ctx, g.Local, want)
-		if err != nil {
-			return nil, err
-		}
-		return lacking(ctx, g.Source, want)
-	}
-	s, ok := g.(interface {
+		return holds(ctx, g.Local, id) || holds(ctx, g.Source, id)
+	case interface {
 		Has(ctx context.Context, id chunker.ID) (bool, error)
-	})
-	if !ok {
-		return want, nil
+	}:
+		ok, err := g.Has(ctx, id)
+		return ok && err == nil
 	}
-	var rest []chunker.ID
-	for _, id := range want {
-		if has, err := s.Has(ctx, id); err != nil || !has {
-			if ctx.Err() != nil {
-				return nil, context.Cause(ctx)
-			}
-			rest = append(rest, id)
-		}
-	}
-	return rest, nil
+	return false
 }
 
 // Deliver lets the source bring what the cache lacks, and keeps it.
-func (c *Cache) Deliver(ctx context.Context, want []chunker.ID, sink Putter) error {
-	if !Delivers(c.Source) {
-		return nil
-	}
-	want, err := lacking(ctx, c.Local, want)
-	if err != nil {
-		return err
-	}
-	return Deliver(ctx, c.Source, want, putterFunc(func(ctx context.Context, ch Chunk) error {
+func (c *Cache) Deliver(ctx context.Context, want func(id chunker.ID) bool, sink Putter) error {
+	wanted := func(id chunker.ID) bool { return want(id) && !holds(ctx, c.Local, id) }
+	return Deliver(ctx, c.Source, wanted, putterFunc(func(ctx context.Context, ch Chunk) error {
 		if err := c.Local.Put(ctx, ch); err != nil && ctx.Err() == nil {
 			c.warn("chunk not kept in cache", err)
 		}

@@ -37,8 +37,13 @@ func (s *sender) Get(_ context.Context, id chunker.ID) (store.Chunk, error) {
 	return store.Chunk{}, &store.Error{Op: "receive", Loc: s.name, ID: id, Err: errNotAsked}
 }
 
-func (s *sender) Deliver(ctx context.Context, want []chunker.ID, sink store.Putter) error {
-	s.want = slices.Clone(want)
+func (s *sender) Deliver(ctx context.Context, wanted func(chunker.ID) bool, sink store.Putter) error {
+	_, all := some(20)
+	want := slices.DeleteFunc(all, func(id chunker.ID) bool { return !wanted(id) })
+	if len(want) == 0 {
+		return nil
+	}
+	s.want = want
 	if s.asked != nil {
 		*s.asked = append(*s.asked, s.name)
 	}
@@ -64,7 +69,17 @@ func (s *sender) Deliver(ctx context.Context, want []chunker.ID, sink store.Putt
 	return err
 }
 
-// some returns n chunks and their IDs.
+// lacks says which of ids a store does not have yet.
+func lacks(m interface {
+	Has(context.Context, chunker.ID) (bool, error)
+}, ids []chunker.ID) func(chunker.ID) bool {
+	return func(id chunker.ID) bool {
+		has, _ := m.Has(context.Background(), id)
+		return slices.Contains(ids, id) && !has
+	}
+}
+
+// some returns n chunks and their IDs, of 20 at most.
 func some(n int) (chunks []store.Chunk, ids []chunker.ID) {
 	for i := range n {
 		c := storetest.Chunk(uint64(100+i), 500+i)
@@ -103,13 +118,13 @@ func TestDeliver(t *testing.T) {
 		{"union in a cache", &store.Cache{Local: memory(t), Source: &store.Union{Sources: []store.Getter{&sender{chunks: chunks[:5]}, &sender{chunks: chunks[4:]}}}}, chunks},
 	} {
 		got := memory(t)
-		if err := store.Deliver(t.Context(), tt.from, ids, got); err != nil {
+		if err := store.Deliver(t.Context(), tt.from, lacks(got, ids), got); err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 		checkHas(t, tt.name, got, tt.want)
 	}
 	s := &sender{chunks: chunks, fail: errStop}
-	if err := store.Deliver(t.Context(), s, nil, memory(t)); err != nil {
+	if err := store.Deliver(t.Context(), s, lacks(memory(t), nil), memory(t)); err != nil {
 		t.Errorf("asked for nothing: %v", err)
 	}
 }
@@ -122,11 +137,11 @@ func TestUnionDeliver(t *testing.T) {
 	second := &sender{name: "second", asked: &asked, chunks: chunks[5:9]}
 	late := &storetest.Faulty{Source: memory(t, chunks...)}
 	u := &store.Union{
-		Sources: []store.Getter{memory(t, chunks[:2]...), first, memory(t, chunks[6]), second, late},
-		Digest:  storetest.Digest, Limit: storetest.Limit,
+		Sources:  []store.Getter{memory(t, chunks[:2]...), first, memory(t, chunks[6]), second, late},
+		Verifier: store.VerifyWith(storetest.Digest, storetest.Limit),
 	}
 	got := memory(t)
-	if err := u.Deliver(t.Context(), ids, got); err != nil {
+	if err := u.Deliver(t.Context(), lacks(got, ids), got); err != nil {
 		t.Fatal(err)
 	}
 	if want := []string{"first", "second"}; !slices.Equal(asked, want) {
@@ -160,7 +175,7 @@ func TestUnionDeliverUncertain(t *testing.T) {
 	} {
 		s, got := &sender{chunks: chunks}, memory(t)
 		u := &store.Union{Sources: []store.Getter{before, s}}
-		if err := u.Deliver(t.Context(), ids, got); err != nil {
+		if err := u.Deliver(t.Context(), lacks(got, ids), got); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		checkHas(t, name, got, chunks)
@@ -173,7 +188,8 @@ func TestUnionDeliverNothingLeft(t *testing.T) {
 	for name, before := range map[string]store.Getter{"store": memory(t, chunks...), "sender": &sender{chunks: chunks}} {
 		var asked []string
 		u := &store.Union{Sources: []store.Getter{before, &sender{name: "needless", asked: &asked}}}
-		if err := u.Deliver(t.Context(), ids, memory(t)); err != nil {
+		got := memory(t)
+		if err := u.Deliver(t.Context(), lacks(got, ids), got); err != nil {
 			t.Fatal(err)
 		}
 		if len(asked) != 0 {
@@ -186,12 +202,13 @@ func TestUnionDeliverNothingLeft(t *testing.T) {
 func TestUnionDeliverNested(t *testing.T) {
 	chunks, ids := some(4)
 	for name, before := range map[string]store.Getter{
-		"cache": &store.Cache{Local: memory(t, chunks[:2]...), Source: memory(t), Digest: storetest.Digest, Limit: storetest.Limit},
-		"union": &store.Union{Sources: []store.Getter{memory(t, chunks[0]), memory(t, chunks[1])}, Digest: storetest.Digest, Limit: storetest.Limit},
+		"cache": &store.Cache{Local: memory(t, chunks[:2]...), Source: memory(t), Verifier: store.VerifyWith(storetest.Digest, storetest.Limit)},
+		"union": &store.Union{Sources: []store.Getter{memory(t, chunks[0]), memory(t, chunks[1])}, Verifier: store.VerifyWith(storetest.Digest, storetest.Limit)},
 	} {
 		s := &sender{chunks: chunks}
 		u := &store.Union{Sources: []store.Getter{before, s}}
-		if err := u.Deliver(t.Context(), ids, memory(t)); err != nil {
+		got := memory(t)
+		if err := u.Deliver(t.Context(), lacks(got, ids), got); err != nil {
 			t.Fatal(err)
 		}
 		if !slices.Equal(s.want, ids[2:]) {
@@ -205,7 +222,7 @@ func TestCacheDeliver(t *testing.T) {
 	local, got := memory(t, chunks[:2]...), memory(t)
 	s := &sender{chunks: chunks[1:5]}
 	c, log := cache(local, s)
-	if err := c.Deliver(t.Context(), ids, got); err != nil {
+	if err := c.Deliver(t.Context(), lacks(got, ids), got); err != nil {
 		t.Fatal(err)
 	}
 	if !slices.Equal(s.want, ids[2:]) {
@@ -232,7 +249,7 @@ func TestCacheDeliverFull(t *testing.T) {
 	chunks, ids := some(3)
 	c, log := cache(faulty(t, "put", storetest.Fail(errStop)), &sender{chunks: chunks})
 	got := memory(t)
-	if err := c.Deliver(t.Context(), ids, got); err != nil {
+	if err := c.Deliver(t.Context(), lacks(got, ids), got); err != nil {
 		t.Fatal(err)
 	}
 	checkHas(t, "the sink", got, chunks)
@@ -246,7 +263,7 @@ func TestCopyDeliver(t *testing.T) {
 	dst := memory(t, chunks[:3]...)
 	rest := &storetest.Faulty{Source: memory(t, chunks[10:]...)}
 	s := &sender{chunks: chunks[3:10]}
-	src := &store.Union{Sources: []store.Getter{s, rest}, Digest: storetest.Digest, Limit: storetest.Limit}
+	src := &store.Union{Sources: []store.Getter{s, rest}, Verifier: store.VerifyWith(storetest.Digest, storetest.Limit)}
 	given := slices.Clone(ids)
 	calls, last := 0, store.Copied{}
 	sum, err := store.Copy(t.Context(), dst, src, given, storetest.Digest, storetest.Limit, 4, func(c store.Copied) {
@@ -289,8 +306,8 @@ func TestCopyDeliverDamaged(t *testing.T) {
 	bad := chunks[1]
 	bad.Data = storetest.Random(9, len(bad.Data))
 	src := &store.Union{
-		Sources: []store.Getter{&sender{chunks: []store.Chunk{chunks[0], bad}}, memory(t, chunks...)},
-		Digest:  storetest.Digest, Limit: storetest.Limit,
+		Sources:  []store.Getter{&sender{chunks: []store.Chunk{chunks[0], bad}}, memory(t, chunks...)},
+		Verifier: store.VerifyWith(storetest.Digest, storetest.Limit),
 	}
 	dst := memory(t)
 	if _, err := store.Copy(t.Context(), dst, src, ids, storetest.Digest, storetest.Limit, 2, nil); err != nil {
@@ -310,13 +327,13 @@ func TestDeliverFails(t *testing.T) {
 	}
 	for name, from := range all(&sender{chunks: chunks}) {
 		sink := faulty(t, "put", storetest.Fail(errStop))
-		if err := store.Deliver(t.Context(), from, ids, sink); !errors.Is(err, errStop) {
+		if err := store.Deliver(t.Context(), from, lacks(sink, ids), sink); !errors.Is(err, errStop) {
 			t.Errorf("%s, the sink fails: %v", name, err)
 		}
 	}
 	for name, from := range all(&sender{chunks: chunks, fail: errStop}) {
 		got := memory(t)
-		if err := store.Deliver(t.Context(), from, ids, got); !errors.Is(err, errStop) {
+		if err := store.Deliver(t.Context(), from, lacks(got, ids), got); !errors.Is(err, errStop) {
 			t.Errorf("%s, the sender fails: %v", name, err)
 		}
 		checkHas(t, name, got, chunks) // what came stays
@@ -336,15 +353,16 @@ func TestDeliverCancelled(t *testing.T) {
 		"cache": func(g store.Getter) store.Getter { c, _ := cache(memory(t), g); return c },
 	} {
 		ctx, cancel := context.WithCancelCause(t.Context())
+		got := memory(t)
 		s := &sender{chunks: chunks, before: func(i int) {
 			if i == 5 {
 				cancel(errStop)
 			}
 		}}
-		if err := store.Deliver(ctx, wrap(s), ids, memory(t)); !errors.Is(err, errStop) {
+		if err := store.Deliver(ctx, wrap(s), lacks(got, ids), got); !errors.Is(err, errStop) {
 			t.Errorf("%s, cancelled in the middle: %v", name, err)
 		}
-		if err := store.Deliver(ctx, wrap(&sender{chunks: chunks}), ids, memory(t)); !errors.Is(err, errStop) {
+		if err := store.Deliver(ctx, wrap(&sender{chunks: chunks}), lacks(got, ids), got); !errors.Is(err, errStop) {
 			t.Errorf("%s, cancelled before: %v", name, err)
 		}
 		if _, err := store.Copy(ctx, memory(t), wrap(&sender{chunks: chunks}), ids, storetest.Digest, storetest.Limit, 2, nil); !errors.Is(err, errStop) {

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"time"
 
 	"github.com/castorsync/castor/chunker"
@@ -86,6 +87,19 @@ var ErrDamaged = errors.New("chunk is damaged")
 // returns c with the plain bytes at hand for [Chunk.Open], or an error that
 // wraps [ErrDamaged]; that includes chunks longer than limit bytes.
 func (c Chunk) Verify(d chunker.Digest, limit int) (Chunk, error) {
+	return c.verify(limit, func(id chunker.ID, plain []byte) error {
+		if len(plain) > limit {
+			return fmt.Errorf("%w: more than %d bytes", ErrDamaged, limit)
+		}
+		if sum := d.Sum(plain); sum != id {
+			return fmt.Errorf("%w: content has %s %v", ErrDamaged, d, sum)
+		}
+		return nil
+	})
+}
+
+// verify is Verify with a function that checks the plain bytes.
+func (c Chunk) verify(limit int, check func(id chunker.ID, plain []byte) error) (Chunk, error) {
 	if c.plain != nil && len(c.plain) <= limit {
 		return c, nil
 	}
@@ -98,11 +112,8 @@ func (c Chunk) Verify(d chunker.Digest, limit int) (Chunk, error) {
 			return c, &Error{Op: "decode", Loc: c.Loc, ID: c.ID, Err: fmt.Errorf("%w: %w", ErrDamaged, err)}
 		}
 	}
-	if len(plain) > limit {
-		return c, &Error{Op: "verify", Loc: c.Loc, ID: c.ID, Err: fmt.Errorf("%w: more than %d bytes", ErrDamaged, limit)}
-	}
-	if sum := d.Sum(plain); sum != c.ID {
-		return c, &Error{Op: "verify", Loc: c.Loc, ID: c.ID, Err: fmt.Errorf("%w: content has %s %v", ErrDamaged, d, sum)}
+	if err := check(c.ID, plain); err != nil {
+		return c, &Error{Op: "verify", Loc: c.Loc, ID: c.ID, Err: err}
 	}
 	if plain == nil {
 		plain = []byte{}
@@ -216,6 +227,20 @@ func StoredSize(ctx context.Context, g Getter, id chunker.ID) (int64, error) {
 		return s.StoredSize(ctx, id)
 	}
 	return 0, errors.ErrUnsupported
+}
+
+// Opener is the power to open a chunk as the file in which it lies. A missing chunk
+// is an error that wraps fs.ErrNotExist. Whoever opens it closes it.
+type Opener interface {
+	OpenChunk(ctx context.Context, id chunker.ID) (File, error)
+}
+
+// File is an open file that holds a chunk and nothing else. Its content is not
+// verified, not even for being a known form.
+type File struct {
+	*os.File
+	Size  int64 // in bytes
+	Plain bool  // as opposed to compressed in one way or other
 }
 
 // Missing reports whether err says that a chunk is not there, as opposed to any

@@ -14,9 +14,8 @@ import (
 // Union asks several sources in order. A source that lacks a chunk, holds it
 // damaged or fails is passed over; so chunks come verified out of a Union.
 type Union struct {
-	Sources []Getter
-	Digest  chunker.Digest
-	Limit   int // greatest chunk size in bytes
+	Sources  []Getter
+	Verifier *Verifier
 
 	// Log is told of sources that failed while another one had the chunk. Nil
 	// means nobody is.
@@ -38,7 +37,7 @@ func (u *Union) Get(ctx context.Context, id chunker.ID) (Chunk, error) {
 	for _, s := range u.Sources {
 		c, err := s.Get(ctx, id)
 		if err == nil {
-			if c, err = c.Verify(u.Digest, u.Limit); err != nil {
+			if c, err = u.Verifier.Verify(c); err != nil {
 				c.Release()
 			}
 		}

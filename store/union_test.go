@@ -37,10 +37,9 @@ func TestUnionFallsThrough(t *testing.T) {
 				good := &storetest.Faulty{Source: memory(t, c)}
 				never := &storetest.Faulty{Source: memory(t, c)}
 				u := &store.Union{
-					Sources: []store.Getter{faulty(t, "get", fault, c), good, never},
-					Digest:  storetest.Digest,
-					Limit:   1000,
-					Log:     slog.New(slog.NewTextHandler(&log, nil)),
+					Sources:  []store.Getter{faulty(t, "get", fault, c), good, never},
+					Verifier: store.VerifyWith(storetest.Digest, 1000),
+					Log:      slog.New(slog.NewTextHandler(&log, nil)),
 				}
 				got, err := u.Get(t.Context(), c.ID)
 				if err != nil {
@@ -84,7 +83,7 @@ func TestUnionNone(t *testing.T) {
 		{"all kinds", []storetest.Fault{all["missing"], all["failing"], all["short"], all["swapped"], all["long"]}, false, []string{"not in a", "a: stop", "memory: chunk is damaged", "memory: chunk is damaged", "more than 1000 bytes"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			u := &store.Union{Digest: storetest.Digest, Limit: 1000}
+			u := &store.Union{Verifier: store.VerifyWith(storetest.Digest, 1000)}
 			for _, f := range tt.faults {
 				u.Sources = append(u.Sources, faulty(t, "get", f, c))
 			}
@@ -113,7 +112,7 @@ func TestUnionCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := storetest.Chunk(1, 1000)
 		second := &storetest.Faulty{Source: memory(t, c)}
-		u := &store.Union{Sources: []store.Getter{faulty(t, "get", storetest.Hang, c), second}, Digest: storetest.Digest, Limit: 1000}
+		u := &store.Union{Sources: []store.Getter{faulty(t, "get", storetest.Hang, c), second}, Verifier: store.VerifyWith(storetest.Digest, 1000)}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		defer cancel(nil)
 		time.AfterFunc(time.Hour, func() { cancel(errStop) })

@@ -1,20 +1,26 @@
 #!/usr/bin/env python3
 """Times castor's multicast beside uftp and udpcast, if they are on PATH.
 
-    docs/bench/mcast.py [--rounds N] [--only TASK] [--size BYTES]
+    docs/bench/mcast.py [--rounds N] [--only PART,…] [--size BYTES]
+
+Parts: clean, loss, fast, gigabit (a file five times as large), cpu (1, 4 and 40
+receivers at the same rate).
 
 A sender and receivers sit in network namespaces on a Linux bridge (root and the
 programs ip and iptables are needed). The programs take turns within each round.
 Bytes are those that the sender's interface counts, Ethernet headers included,
 divided by the size of the file. Segmentation offload is off on the links, so that
 every datagram is counted and lost by itself. Each receiver's file is compared.
+CPU seconds are those of the sender's process from its start to its end, of which a
+part of sys is the bridge: it copies each packet to the receivers' ports within the
+sender's system call.
 """
 import argparse, os, shutil, signal, statistics, subprocess, sys, tempfile, time
 
 P = 'cbench'
 parser = argparse.ArgumentParser()
 parser.add_argument('--rounds', type=int, default=3)
-parser.add_argument('--only', default='')
+parser.add_argument('--only', default='', help='parts, separated by commas; all if empty')
 parser.add_argument('--size', type=int, default=100_000_000)
 args = parser.parse_args()
 
@@ -80,53 +86,76 @@ def wait(processes, begin):
             p.wait()
 
 
+def finish(p, begin):
+    """Waits for a sender, kills it if it takes too long, and returns its CPU seconds,
+    user and sys."""
+    while True:
+        pid, status, used = os.wait4(p.pid, os.WNOHANG)
+        if pid:
+            p.returncode = os.waitstatus_to_exitcode(status)
+            return used.ru_utime, used.ru_stime
+        if time.time() - begin > LIMIT:
+            p.kill()
+        time.sleep(0.002)
+
+
 def out(i):
     return f'{work}/out{i}'
 
 
-def castor(rate, n):
-    server = start(0, [CASTOR, 'cast', '-q', '-i', 'eth0', '--rate', f'{rate}M', 'f.caibx'], work)
+# Each of these sends the file f and returns the wall time in seconds, the bytes sent and
+# the sender's CPU seconds.
+
+
+def castor(f, rate, n):
+    server = start(0, [CASTOR, 'cast', '-q', '-i', 'eth0', '--rate', f'{rate}M', f'{f}.caibx'], work)
     time.sleep(0.5)
+    root = sh(CASTOR, 'root', f'{work}/{f}.caibx').strip()
     begin, bytes = time.time(), sent()
-    root = sh(CASTOR, 'root', f'{work}/f.caibx').strip()
     rs = [start(i, [CASTOR, 'extract', '-q', '--no-sync', f'mcast://eth0/{root}', out(i)], work) for i in range(1, n + 1)]
     wait(rs, begin)
     took = time.time() - begin
     time.sleep(0.2)
     bytes = sent() - bytes
     server.send_signal(signal.SIGTERM)
-    server.wait()
-    return took, bytes
+    return took, bytes, finish(server, time.time())
 
 
-def uftp(rate, n):
+def uftp(f, rate, n):
     rs = []
     for i in range(1, n + 1):
         os.makedirs(f'{work}/d{i}', exist_ok=True)
         rs.append(start(i, ['uftpd', '-d', '-I', f'10.77.0.{i + 1}', '-D', f'{work}/d{i}', '-B', '4194304'], work))
     time.sleep(0.5)
     begin, bytes = time.time(), sent()
-    wait([start(0, ['uftp', '-R', str(rate * 1000), '-I', '10.77.0.1', '-B', '4194304', 'f'], work)], begin)
+    cpu = finish(start(0, ['uftp', '-R', str(rate * 1000), '-I', '10.77.0.1', '-B', '4194304', f], work), begin)
     took, bytes = time.time() - begin, sent() - bytes
     for i, r in enumerate(rs, 1):
         r.terminate()
         r.wait()
-        if os.path.exists(f'{work}/d{i}/f'):
-            os.replace(f'{work}/d{i}/f', out(i))
-    return took, bytes
+        if os.path.exists(f'{work}/d{i}/{f}'):
+            os.replace(f'{work}/d{i}/{f}', out(i))
+    return took, bytes, cpu
 
 
-def udpcast(rate, n):
+def udpcast(f, rate, n):
     begin, bytes = time.time(), sent()
     rs = [start(i, ['udp-receiver', '--nokbd', '--interface', 'eth0', '-f', out(i)], work) for i in range(1, n + 1)]
-    server = start(0, ['udp-sender', '--nokbd', '--interface', 'eth0', '--min-receivers', str(n), '--max-bitrate', f'{rate}m', '-f', 'f'], work)
-    wait([server] + rs, begin)
-    return time.time() - begin, sent() - bytes
+    server = start(0, ['udp-sender', '--nokbd', '--interface', 'eth0', '--min-receivers', str(n), '--max-bitrate', f'{rate}m', '-f', f], work)
+    cpu = finish(server, begin)
+    wait(rs, begin)
+    return time.time() - begin, sent() - bytes, cpu
 
 
-# name, receivers, loss in percent, rate in Mbit/s; low where a bridge in software
-# would be the limit
-TASKS = [('clean', 4, 0, 200), ('clean', 40, 0, 60), ('loss', 4, 5, 200), ('loss', 40, 5, 60), ('loss', 4, 20, 200), ('fast', 4, 0, 500)]
+# part, receivers, loss in percent, rate in Mbit/s, size of the file in args.size; the
+# rate is low where a bridge in software would be the limit
+TASKS = [('clean', 4, 0, 200, 1), ('clean', 40, 0, 60, 1), ('loss', 4, 5, 200, 1), ('loss', 40, 5, 60, 1), ('loss', 4, 20, 200, 1),
+         ('fast', 4, 0, 500, 1), ('gigabit', 1, 0, 1000, 5), ('gigabit', 4, 0, 1000, 5),
+         ('cpu', 1, 0, 60, 1), ('cpu', 4, 0, 60, 1), ('cpu', 40, 0, 60, 1)]
+PARTS = [p for p in args.only.split(',') if p]
+unknown = set(PARTS) - {t[0] for t in TASKS}
+if unknown:
+    parser.error('no such part: ' + ', '.join(sorted(unknown)))
 
 work = tempfile.mkdtemp(prefix='castor-bench-')
 CASTOR = f'{work}/castor'
@@ -142,36 +171,40 @@ results = {}
 
 
 def table():
-    print('| receivers | loss | rate Mbit/s | program | bytes × | wall s | of bytes/rate | right |')
-    print('|--:|--:|--:|---|--:|--:|--:|--:|')
+    print('| part | receivers | loss | rate Mbit/s | MB | program | bytes × | wall s | of bytes/rate | sender user s | sys s | right |')
+    print('|---|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|')
     for (task, p), v in results.items():
-        ratio, took, right = (statistics.median(x[i] for x in v) for i in range(3))
-        ideal = ratio * args.size * 8 / (task[3] * 1e6)
-        print(f'| {task[1]} | {task[2]} % | {task[3]} | {p} | {ratio:.3f} | {took:.2f} | {took / ideal:.2f} | {100 * right:.0f} % |')
+        part, n, percent, rate, size = task
+        ratio, took, user, system, right = (statistics.median(x[i] for x in v) for i in range(5))
+        ideal = ratio * size * args.size * 8 / (rate * 1e6)
+        print(f'| {part} | {n} | {percent} % | {rate} | {size * args.size / 1e6:g} | {p} | {ratio:.3f} | {took:.2f} | {took / ideal:.2f} '
+              f'| {user:.2f} | {system:.2f} | {100 * right:.0f} % |')
 
 
 try:
-    with open(f'{work}/f', 'wb') as f:
-        f.write(os.urandom(args.size))
-    sh(CASTOR, 'make', '-q', '-s', f'{work}/default.castr', f'{work}/f.caibx', f'{work}/f')
-    tasks = [t for t in TASKS if args.only in t[0]]
+    tasks = [t for t in TASKS if not PARTS or t[0] in PARTS]
+    for size in sorted({t[4] for t in tasks}):
+        with open(f'{work}/f{size}', 'wb') as f:
+            for _ in range(size):
+                f.write(os.urandom(args.size))
+        sh(CASTOR, 'make', '-q', '-s', f'{work}/default.castr', f'{work}/f{size}.caibx', f'{work}/f{size}')
     down()
     up(max(t[1] for t in tasks))
     for r in range(args.rounds):
         for task in tasks:
-            name, n, percent, rate = task
+            part, n, percent, rate, size = task
             loss(n, percent)
             for p in programs:
                 try:
-                    took, bytes = p(rate, n)
+                    took, bytes, (user, system) = p(f'f{size}', rate, n)
                 except Exception as e:
                     print(p.__name__, task, 'failed:', e)
                     continue
-                right = sum(subprocess.run(['cmp', '-s', f'{work}/f', out(i)]).returncode == 0 for i in range(1, n + 1))
+                right = sum(subprocess.run(['cmp', '-s', f'{work}/f{size}', out(i)]).returncode == 0 for i in range(1, n + 1))
                 for i in range(1, n + 1):
                     if os.path.exists(out(i)):
                         os.remove(out(i))
-                results.setdefault((task, p.__name__), []).append((bytes / args.size, took, right / n))
+                results.setdefault((task, p.__name__), []).append((bytes / (size * args.size), took, user, system, right / n))
         print(f'round {r + 1} of {args.rounds} done', flush=True)
         table()
 finally:

@@ -3,8 +3,8 @@ package assemble
 import (
 	"context"
 	"fmt"
-	"slices"
 
+	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/internal/bitset"
 	"github.com/castorsync/castor/store"
 )
@@ -61,10 +61,23 @@ func (e *MissingError) Unwrap() error { return e.Err }
 // can, and writes it. What it does not bring is fetched afterwards.
 func (r *runner) deliver(ctx context.Context) error {
 	if !store.Delivers(r.src) {
-		return nil // a list of all that is missing may be long
+		return nil
 	}
 	r.delivered = bitset.New(len(r.Index.Entries))
-	return store.Deliver(ctx, r.src, slices.Collect(r.Missing()), (*delivery)(r))
+	want := func(id chunker.ID) bool { i, ok := r.missing(id); return ok && !r.delivered.Has(i) }
+	return store.Deliver(ctx, r.src, want, (*delivery)(r))
+}
+
+// Lacks reports whether a chunk must be fetched; see [Plan.Missing].
+func (p *Plan) Lacks(id chunker.ID) bool {
+	_, ok := p.missing(id)
+	return ok
+}
+
+// missing returns the first entry of a chunk that must be fetched.
+func (p *Plan) missing(id chunker.ID) (first int, ok bool) {
+	first = p.table.first(id)
+	return first, first != none && p.needs(first, Fetch)
 }
 
 // delivery writes chunks that come unasked.
@@ -72,8 +85,8 @@ type delivery runner
 
 func (d *delivery) Put(ctx context.Context, c store.Chunk) error {
 	r := (*runner)(d)
-	i := r.table.first(c.ID)
-	if i == none || !r.needs(i, Fetch) {
+	i, ok := r.missing(c.ID)
+	if !ok {
 		return nil
 	}
 	b, err := r.open(&c, i)

@@ -23,6 +23,8 @@ type Options struct {
 	// Ahead is how many chunks are fetched ahead of a reader that goes forward; 0
 	// means 16, a negative number none. They take up to a quarter of Cache.
 	Ahead int
+	// Image, if non-nil, is asked before the source, and filled with what is read.
+	Image *Image
 }
 
 // burst is how many chunks one read fetches at the same time.
@@ -35,6 +37,7 @@ type Blob struct {
 	x     *index.Index
 	src   store.Getter
 	ahead int
+	image *Image
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -53,7 +56,7 @@ func New(x *index.Index, src store.Getter, o *Options) *Blob {
 	if o == nil {
 		o = &Options{}
 	}
-	b := &Blob{x: x, src: src, ahead: o.Ahead}
+	b := &Blob{x: x, src: src, ahead: o.Ahead, image: o.Image}
 	if b.ahead == 0 {
 		b.ahead = 16
 	}
@@ -127,6 +130,7 @@ func (b *Blob) readSome(ctx context.Context, p []byte, off int64) (n int, err er
 		if err == nil {
 			skip := max(0, off-b.x.Start(first+i))
 			n += copy(p[n:], c.data[skip:])
+			b.keep(first+i, c.data)
 		}
 	}
 	b.mu.Lock()
@@ -175,7 +179,11 @@ func (b *Blob) fetch(i int) *chunk {
 	b.work.Go(func() {
 		defer cancel()
 		start := time.Now()
-		data, stored, err := b.get(ctx, c)
+		data, local := b.fromImage(i)
+		stored, err := 0, error(nil)
+		if !local {
+			data, stored, err = b.get(ctx, i)
+		}
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if c.ahead {
@@ -191,7 +199,11 @@ func (b *Blob) fetch(i int) *chunk {
 			b.cache.remove(c)
 			return
 		}
-		b.stats.fetched(c.size, stored, time.Since(start))
+		if local {
+			b.stats.Image++
+		} else {
+			b.stats.fetched(c.size, stored, time.Since(start))
+		}
 		if c.readers == 0 {
 			b.cache.idle(c)
 		}
@@ -199,9 +211,32 @@ func (b *Blob) fetch(i int) *chunk {
 	return c
 }
 
-// get returns the verified content of c and the size it was stored in.
-func (b *Blob) get(ctx context.Context, c *chunk) (data []byte, stored int, err error) {
-	got, err := b.src.Get(ctx, c.id)
+// fromImage returns the content of entry i if the image has it.
+func (b *Blob) fromImage(i int) (data []byte, ok bool) {
+	if b.image == nil || b.image.lacks(i) {
+		return nil, false
+	}
+	data = bufpool.Get(b.x.Len(i))
+	if !b.image.get(i, data) {
+		bufpool.Put(data)
+		return nil, false
+	}
+	return data, true
+}
+
+// keep puts the content of entry i into the image, if it is not there yet: what was
+// got for one entry may be read for another.
+func (b *Blob) keep(i int, data []byte) {
+	if b.image != nil && b.image.lacks(i) {
+		b.image.put(i, data)
+	}
+}
+
+// get returns the verified content of entry i from the source and the size it was
+// stored in.
+func (b *Blob) get(ctx context.Context, i int) (data []byte, stored int, err error) {
+	id, size := b.x.Entries[i].ID, b.x.Len(i)
+	got, err := b.src.Get(ctx, id)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -210,11 +245,12 @@ func (b *Blob) get(ctx context.Context, c *chunk) (data []byte, stored int, err 
 	if err != nil {
 		return nil, 0, err
 	}
-	if len(plain) != c.size {
-		return nil, 0, fmt.Errorf("chunk %v has %d bytes, the index says %d", c.id, len(plain), c.size)
+	if len(plain) != size {
+		return nil, 0, fmt.Errorf("chunk %v has %d bytes, the index says %d", id, len(plain), size)
 	}
-	data = bufpool.Get(c.size)
+	data = bufpool.Get(size)
 	copy(data, plain)
+	b.keep(i, data)
 	return data, len(got.Data), nil
 }
 

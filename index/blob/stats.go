@@ -13,10 +13,12 @@ type Stats struct {
 	Ahead  int64 `json:"ahead"`  // chunks asked for ahead of readers
 	Failed int64 `json:"failed"` // requests that failed
 
+	Image        int64 `json:"image"`         // chunks that were in the image
 	Fetched      int64 `json:"fetched"`       // chunks got
 	FetchedBytes int64 `json:"fetched_bytes"` // of content
 	StoredBytes  int64 `json:"stored_bytes"`  // as they came
 	CachedBytes  int64 `json:"cached_bytes"`  // in memory now
+	Lacking      int64 `json:"lacking"`       // entries that the image does not have; 0 without one
 
 	// Milliseconds in which half, nine tenths and 99 of 100 chunks came, each
 	// rounded up to a power of two of microseconds.
@@ -51,6 +53,9 @@ func (b *Blob) Stats() Stats {
 	defer b.mu.Unlock()
 	s := b.stats
 	s.CachedBytes = b.cache.bytes
+	if b.image != nil {
+		s.Lacking = int64(b.image.Left())
+	}
 	s.Median, s.P90, s.P99 = s.percentile(0.5), s.percentile(0.9), s.percentile(0.99)
 	return s
 }

@@ -24,6 +24,7 @@ import (
 // the defaults.
 type Options struct {
 	Workers  int                           // 0 means one for each CPU
+	Puts     int                           // about how many chunks the store is given at once; 0 means one for each worker, more suits a store behind a network
 	Hole     func(off, n int64) bool       // see [chunker.ParallelOptions]; File only
 	Progress func(s Stats)                 // called now and then from one goroutine
 	Each     func(e index.Entry, new bool) // called for each chunk in order, if non-nil
@@ -75,6 +76,7 @@ type builder struct {
 	dst    store.Store
 	digest chunker.Digest
 	queue  *par.Ordered[job]
+	puts   int // chunks of a batch that are put at once
 	recent recent
 	o      Options
 	stats  Stats
@@ -104,7 +106,12 @@ func run(ctx context.Context, w *index.Writer, dst store.Store, o *Options, spli
 		b.o.Workers = runtime.GOMAXPROCS(0)
 	}
 	depth := par.Fit(2*b.o.Workers, 2*w.Header().Params.Max, inFlight) // plain and compressed
-	b.queue = par.NewOrdered(ctx, min(b.o.Workers, depth), depth, b.work, b.emit)
+	workers := min(b.o.Workers, depth)
+	if b.o.Puts > b.o.Workers {
+		workers = depth // they wait for the store
+	}
+	b.puts = max(1, b.o.Puts/workers)
+	b.queue = par.NewOrdered(ctx, workers, depth, b.work, b.emit)
 	splitErr := split(ctx, b, &chunker.ParallelOptions{Workers: b.o.Workers, Hole: b.o.Hole})
 	if err := b.queue.Wait(); err != nil {
 		return b.stats, err
@@ -130,19 +137,16 @@ func (b *builder) work(ctx context.Context, j *job) error {
 	defer j.batch.Release()
 	ids := j.batch.IDs(b.digest)
 	j.chunks = make([]chunk, len(j.batch.Pieces))
-	for i, p := range j.batch.Pieces {
-		c := &j.chunks[i]
+	return par.Each(ctx, min(b.puts, len(ids)), len(ids), func(ctx context.Context, i int) error {
+		p, c := &j.batch.Pieces[i], &j.chunks[i]
 		c.id, c.size, c.zero = ids[i], len(p.Data), p.Zero
 		if b.dst == nil || !b.recent.add(c.id) {
-			continue
+			return nil
 		}
 		added, err := store.Add(ctx, b.dst, store.Chunk{ID: c.id, Data: p.Data})
-		if err != nil {
-			return err
-		}
 		c.new, c.stored = added.New, added.Stored
-	}
-	return nil
+		return err
+	})
 }
 
 // emit appends a batch to the index.

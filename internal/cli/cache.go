@@ -3,16 +3,10 @@ package cli
 import (
 	"context"
 	"fmt"
-	"runtime"
 
 	"github.com/spf13/cobra"
 
-	"github.com/castorsync/castor/chunker"
-	"github.com/castorsync/castor/index"
-	"github.com/castorsync/castor/internal/location"
 	"github.com/castorsync/castor/internal/units"
-	"github.com/castorsync/castor/store"
-	"github.com/castorsync/castor/store/dir"
 )
 
 func newCache(a *app) *cobra.Command {
@@ -51,38 +45,15 @@ func fillCache(ctx context.Context, a *app, f sources, loc string) error {
 	if err != nil {
 		return err
 	}
-	dst, err := location.Store(f.cache, &dir.Options{Create: true, Durable: true})
+	dst, err := a.openCache(f.cache, true)
 	if err != nil {
 		return err
 	}
 	defer dst.Close()
-	ids, size := distinct(x)
-	a.meter.Start("cache", size)
-	avg := size / int64(max(len(ids), 1))
-	sum, err := store.Copy(ctx, dst, src, ids, x.Digest(), x.Params.Max, 4*runtime.GOMAXPROCS(0), func(c store.Copied) {
-		a.meter.Update(int64(c.Present+c.Copied)*avg, size, nil)
-	})
-	if err == nil {
-		a.meter.Update(size, size, nil) // the average was near it
-	}
-	a.meter.End()
+	sum, err := copyChunks(ctx, a, "cache", dst, src, x, from.workers(a, loc))
 	if err != nil {
 		return err
 	}
 	a.say("%s: %s chunks copied (%s), %s present", loc, units.Count(sum.Copied), units.Size(sum.Bytes), units.Count(sum.Present))
 	return nil
-}
-
-// distinct returns the distinct chunks of x in order, and the bytes of content
-// in them.
-func distinct(x *index.Index) (ids []chunker.ID, size int64) {
-	seen := make(map[chunker.ID]struct{}, len(x.Entries))
-	for i, e := range x.Entries {
-		if _, ok := seen[e.ID]; !ok {
-			seen[e.ID] = struct{}{}
-			ids = append(ids, e.ID)
-			size += int64(x.Len(i))
-		}
-	}
-	return ids, size
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 
 	"github.com/castorsync/castor/index"
-	"github.com/castorsync/castor/internal/location"
 )
 
 // A pipe, a terminal or a named pipe that nobody has opened at its other end may
@@ -93,27 +92,20 @@ func (a *app) open(name string) (*os.File, error) {
 
 // index reads the index at loc.
 func (a *app) index(loc string) (*index.Index, error) {
-	return await(a.ctx, func() (*index.Index, error) { return location.Index(a.ctx, loc, a.Stdin) })
+	return await(a.ctx, func() (*index.Index, error) { return a.places.Index(a.ctx, loc, a.Stdin) })
 }
 
 // indexReader opens the index at loc for reading it entry by entry. The caller
 // calls done at the end.
 func (a *app) indexReader(loc string) (x *index.Reader, done func() error, err error) {
-	type opened struct {
-		io.Reader
-		done func() error
-	}
-	f, err := await(a.ctx, func() (opened, error) {
-		r, done, err := location.OpenIndex(a.ctx, loc, a.Stdin)
-		return opened{r, done}, err
-	})
+	f, err := await(a.ctx, func() (io.ReadCloser, error) { return a.places.OpenIndex(a.ctx, loc, a.Stdin) })
 	if err != nil {
 		return nil, nil, err
 	}
-	x, err = index.NewReader(cancelReader(a.ctx, f.Reader))
+	x, err = index.NewReader(cancelReader(a.ctx, f))
 	if err != nil {
-		f.done()
+		f.Close()
 		return nil, nil, fmt.Errorf("index %s: %w", loc, err)
 	}
-	return x, f.done, nil
+	return x, f.Close, nil
 }

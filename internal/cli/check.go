@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"runtime"
 
 	"github.com/spf13/cobra"
 
@@ -11,7 +10,6 @@ import (
 	"github.com/castorsync/castor/internal/location"
 	"github.com/castorsync/castor/internal/units"
 	"github.com/castorsync/castor/store"
-	"github.com/castorsync/castor/store/dir"
 )
 
 type checkFlags struct {
@@ -43,22 +41,23 @@ func (f *checkFlags) run(ctx context.Context, a *app, loc string) error {
 	if len(f.stores) > 0 && !f.repair {
 		return usagef("-s is for --repair: damaged chunks are replaced from there")
 	}
-	s, err := location.Store(loc, &dir.Options{Durable: true})
+	s, err := a.places.Store(ctx, loc, &location.StoreOptions{Durable: true})
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	var others []*dir.Store
+	var others []store.Getter
 	for _, name := range f.stores {
-		o, err := location.Store(name, nil)
+		o, err := a.places.Source(ctx, name, chunker.MaxSize)
 		if err != nil {
 			return err
 		}
+		defer o.Close()
 		others = append(others, o)
 	}
 	bad, lost := 0, 0
 	a.meter.Start("check", 0)
-	chunks, bytes, err := store.Check(ctx, s, 4*runtime.GOMAXPROCS(0), func(id chunker.ID, err error) error {
+	chunks, bytes, err := store.Check(ctx, s, a.workersFor(loc), func(id chunker.ID, err error) error {
 		bad++
 		fmt.Fprintln(a.Stdout, err)
 		if !f.repair {
@@ -80,7 +79,7 @@ func (f *checkFlags) run(ctx context.Context, a *app, loc string) error {
 	}, func(_ int, bytes int64) { a.meter.Update(bytes, 0, nil) })
 	a.meter.End()
 	if err == nil {
-		err = s.Sync(ctx)
+		err = store.Sync(ctx, s)
 	}
 	if err != nil {
 		return fmt.Errorf("check %s: %w", loc, err)
@@ -94,7 +93,7 @@ func (f *checkFlags) run(ctx context.Context, a *app, loc string) error {
 
 // repair replaces a damaged chunk from the others, or else moves it aside and
 // returns where to.
-func repair(ctx context.Context, s *dir.Store, others []*dir.Store, id chunker.ID) (string, error) {
+func repair(ctx context.Context, s store.Store, others []store.Getter, id chunker.ID) (string, error) {
 	for _, o := range others {
 		for _, d := range chunker.Digests {
 			c, err := o.Get(ctx, id)
@@ -102,9 +101,13 @@ func repair(ctx context.Context, s *dir.Store, others []*dir.Store, id chunker.I
 				break
 			}
 			if c, err = c.Verify(d, chunker.MaxSize); err == nil {
-				return "", s.Replace(ctx, c)
+				return "", store.Replace(ctx, s, c)
 			}
 		}
 	}
-	return s.SetAside(ctx, id)
+	aside, ok := s.(store.SetAsider)
+	if !ok {
+		return "", fmt.Errorf("chunk %v is damaged, none of the stores given has it right, and this store cannot set it aside", id)
+	}
+	return aside.SetAside(ctx, id)
 }

@@ -14,13 +14,11 @@ import (
 	"github.com/castorsync/castor/internal/par"
 	"github.com/castorsync/castor/internal/units"
 	"github.com/castorsync/castor/store"
-	"github.com/castorsync/castor/store/cacnk"
-	"github.com/castorsync/castor/store/dir"
 )
 
 func newChop(a *app) *cobra.Command {
 	var name string
-	level := cacnk.DefaultLevel
+	level := 0
 	cmd := &cobra.Command{
 		Use:     "chop [flags] INDEX FILE",
 		GroupID: groupMake,
@@ -30,14 +28,14 @@ that was made elsewhere. FILE must be what INDEX describes.`,
 		Example: "  castor chop -s /srv/store.castr v1.caibx disk.img",
 		Args:    exactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkLevel(level); err != nil {
+			if err := checkLevel(cmd, &level); err != nil {
 				return err
 			}
 			loc := name
 			if loc == "" {
 				loc = a.storeFor(args[0])
 			}
-			dst, err := location.Store(loc, &dir.Options{Create: true, Level: level, Durable: true})
+			dst, err := a.places.Store(a.ctx, loc, &location.StoreOptions{Create: true, Level: level, Durable: true})
 			if err != nil {
 				return err
 			}
@@ -46,11 +44,11 @@ that was made elsewhere. FILE must be what INDEX describes.`,
 		},
 	}
 	addSink(cmd.Flags(), &name)
-	cmd.Flags().IntVar(&level, "compression-level", level, "zstd level from 1 (fast) to 22 (small)")
+	addLevel(cmd.Flags(), &level)
 	return cmd
 }
 
-func chop(ctx context.Context, a *app, dst *dir.Store, loc, file string) error {
+func chop(ctx context.Context, a *app, dst store.Store, loc, file string) error {
 	x, err := a.index(loc)
 	if err != nil {
 		return err
@@ -90,7 +88,7 @@ func chop(ctx context.Context, a *app, dst *dir.Store, loc, file string) error {
 		return nil
 	})
 	if err == nil {
-		err = dst.Sync(ctx)
+		err = store.Sync(ctx, dst)
 	}
 	if err != nil {
 		return err

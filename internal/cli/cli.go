@@ -13,11 +13,14 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/castorsync/castor/internal/config"
+	"github.com/castorsync/castor/internal/location"
 	"github.com/castorsync/castor/internal/progress"
 )
 
@@ -54,19 +57,22 @@ func Main(args []string, sys Sys) int {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
+	stdout := cancelWriter(ctx, sys.Stdout)
+	sys.Stdout = stdout
+	a := &app{Sys: sys, ctx: ctx, args: args}
 	go func() {
 		if s, ok := <-sys.Signals; ok {
 			cancel(&signalError{s})
 		}
 		if s, ok := <-sys.Signals; ok { // the user means it
+			if f := a.beforeExit.Load(); f != nil {
+				(*f)()
+			}
 			sys.Exit((&signalError{s}).code())
 		}
 	}()
-	stdout := cancelWriter(ctx, sys.Stdout)
-	sys.Stdout = stdout
-	a := &app{Sys: sys, ctx: ctx}
 	root := newRoot(a)
-	root.SetArgs(args)
+	root.SetArgs(helperArgs(root, args))
 	root.SetIn(sys.Stdin)
 	root.SetOut(sys.Stdout)
 	root.SetErr(sys.Stderr)
@@ -92,15 +98,34 @@ func Main(args []string, sys Sys) int {
 // app is one run of the command.
 type app struct {
 	Sys
-	ctx   context.Context
-	quiet bool
-	mode  string // of progress
-	meter *progress.Meter
-	log   *slog.Logger
+	ctx    context.Context
+	args   []string // of the command
+	quiet  bool
+	mode   string // of progress
+	config string // file with the configuration
+	places *location.Opener
+	meter  *progress.Meter
+	log    *slog.Logger
+
+	// beforeExit, if non-nil, is called before a second signal ends the process.
+	beforeExit atomic.Pointer[func()]
 }
 
 // prepare sets up what the global flags ask for.
 func (a *app) prepare() error {
+	if err := a.prepareOutput(); err != nil {
+		return err
+	}
+	c, err := config.Load(config.Sources{Explicit: a.config, Getenv: a.Getenv, Log: a.log})
+	if err != nil {
+		return err
+	}
+	a.places = &location.Opener{Config: c, Getenv: a.Getenv, Log: a.log}
+	return nil
+}
+
+// prepareOutput sets up progress and log.
+func (a *app) prepareOutput() error {
 	mode := progress.Mode(a.mode)
 	switch mode {
 	case "auto":
@@ -166,6 +191,7 @@ casync and desync read what castor writes; castor always reads theirs.`,
 	}
 	f := root.PersistentFlags()
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "say nothing but errors")
+	f.StringVar(&a.config, "config", "", "file that says how stores are reached, see castor help config (default: $CASTOR_CONFIG, else /etc/castor/config.toml and ~/.config/castor/config.toml)")
 	f.StringVar(&a.mode, "progress", "auto", "how to show progress on stderr: auto, bar, plain, json or none")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.CompletionOptions.HiddenDefaultCmd = false
@@ -178,10 +204,11 @@ casync and desync read what castor writes; castor always reads theirs.`,
 	)
 	root.AddCommand(
 		newMake(a), newChop(a),
-		newExtract(a), newCat(a), newCache(a),
-		newCast(a),
+		newExtract(a), newCat(a), newCache(a), newCopy(a),
+		newCast(a), newServe(a), newMount(a), newUnmount(a), newPull(a), newPush(a),
+		newList(a), newMtree(a), newStat(a),
 		newInfo(a), newChunks(a), newRootCommand(a), newDigest(a), newDiff(a), newVerify(a),
-		newCheck(a), newGC(a),
+		newCheck(a), newGC(a), newStores(a),
 		newDoctor(a), newDemo(a), newVersion(a),
 	)
 	root.AddCommand(topics()...)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"os"
 
 	"github.com/spf13/cobra"
 	"github.com/zeebo/blake3"
@@ -16,25 +17,36 @@ import (
 )
 
 type digestFlags struct {
-	sources
+	treeSource
 	digest string
 }
 
 func newDigest(a *app) *cobra.Command {
 	var f digestFlags
 	cmd := &cobra.Command{
-		Use:     "digest [flags] FILE|INDEX|-",
+		Use:     "digest [flags] FILE|INDEX|TREE|- [PATH]",
 		GroupID: groupInspect,
-		Short:   "Print the digest of the whole content of a file or an index",
+		Short:   "Print the digest of the whole content of a file, an index or a tree",
 		Long: `Print the digest of the content of FILE, of stdin for -, or of what INDEX, a name
 ending in .caibx or .caidx, describes: its chunks are got from the stores and
-verified, and nothing is written.`,
+verified, and nothing is written. Of a directory it is the digest of the archive that
+make writes of it.
+
+With PATH, print the digest of a part of TREE, an archive (.catar), the index of one or
+a directory: of a file's content, or of a directory as an archive of its own.`,
 		Example: `  castor digest --digest sha256 disk.img
   castor digest -s /srv/store.castr v1.caibx`,
-		Args: exactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd.Context(), a, args[0]) },
+		Args: rangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			defer f.close()
+			fi, err := os.Stat(args[0])
+			if len(args) == 2 || err == nil && fi.IsDir() {
+				return f.ofTree(cmd.Context(), a, args[0], pathIn(args, 1))
+			}
+			return f.run(cmd.Context(), a, args[0])
+		},
 	}
-	f.addStores(cmd)
+	f.add(cmd)
 	cmd.Flags().StringVar(&f.digest, "digest", "", "blake3, sha512-256 or sha256 (default: that of the index, blake3 for a file)")
 	return cmd
 }
@@ -82,6 +94,39 @@ func (f *digestFlags) run(ctx context.Context, a *app, name string) error {
 	}
 	a.meter.End()
 	_, err := fmt.Fprintf(a.Stdout, "%x\n", h.Sum(nil))
+	return err
+}
+
+// ofTree prints the digest of a node of a tree.
+func (f *digestFlags) ofTree(ctx context.Context, a *app, name, path string) error {
+	t, err := f.openTree(ctx, a, name)
+	if err != nil {
+		return err
+	}
+	it, err := t.Find(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	d := digestOf(t)
+	if f.digest != "" {
+		if d, err = chunker.ParseDigest(f.digest); err != nil {
+			return &usageError{err}
+		}
+	}
+	r := it.Records()
+	switch {
+	case it.Node.IsRegular():
+		r = it.Content()
+	case !it.Node.IsDir():
+		return fmt.Errorf("%s: %s is a %s, and has no content", name, shownPath(it.Path), nodeType(it.Node))
+	}
+	a.meter.Start("digest", r.Size())
+	h, err := hashOf(ctx, d, r)
+	a.meter.End()
+	if err != nil {
+		return fmt.Errorf("digest %s: %w", name, err)
+	}
+	_, err = fmt.Fprintf(a.Stdout, "%x\n", h.Sum(nil))
 	return err
 }
 

@@ -67,6 +67,12 @@ func exitCode(err error) int {
 	if _, ok := errors.AsType[*usageError](err); ok {
 		return exitUsage
 	}
+	if _, ok := errors.AsType[*location.FormError](err); ok {
+		return exitUsage
+	}
+	if _, ok := errors.AsType[*location.NotIndexError](err); ok {
+		return exitUsage
+	}
 	if _, ok := errors.AsType[*mismatchError](err); ok {
 		return exitMismatch
 	}

@@ -20,6 +20,7 @@ import (
 type extractFlags struct {
 	sources
 	followFlags
+	tree    treeExtract
 	inPlace bool
 	force   bool
 	dryRun  bool
@@ -32,9 +33,9 @@ type extractFlags struct {
 func newExtract(a *app) *cobra.Command {
 	var f extractFlags
 	cmd := &cobra.Command{
-		Use:     "extract [flags] INDEX DEST|-",
+		Use:     "extract [flags] INDEX DEST|- [PATH]",
 		GroupID: groupGet,
-		Short:   "Put a file back together, getting only the chunks that are missing",
+		Short:   "Put a file or a tree back together, getting only what is missing",
 		Long: `Make DEST, a file, a block device or - for stdout, hold the content of INDEX. What
 DEST holds already and what the seeds hold is not got from a store. Every byte is
 verified.
@@ -43,6 +44,16 @@ A file is replaced in one step once the new content is whole and on disk; until
 then, and if anything fails, the old one stays. With --in-place, and always on
 block devices, what is wrong is overwritten where it is; if that is interrupted,
 run it again.
+
+An INDEX of an archive (.caidx), or an archive (.catar), is a tree: DEST is a directory,
+made if need be, which is brought up to date. Files that are right are kept; what the
+archive does not have is only removed with --delete, after all else has gone well. With
+PATH, that part of the tree becomes a child of DEST, and only what it takes is got. What
+the system or the lack of a privilege does not let be restored, such as owners, is
+reported and no error, unless --strict is given.
+
+With --tar, DEST is a tar file (PAX) of the tree, or - for stdout. Extended attributes, ACLs
+and labels are in it as GNU tar and star have them.
 
 INDEX may be a multicast channel: mcast://INTERFACE/ROOT, or /NAME for a name that
 castor cast --name or --share announces; --pubkey says who must have signed it. Then
@@ -58,11 +69,24 @@ SIGTERM end it.`,
   castor extract --seed /dev/sda2 v2.caibx /dev/sdb2
   castor extract v2.caibx - | ssh host 'cat > disk.img'
   castor extract mcast://eth0/os/stable disk.img --pubkey release.key.pub
+  castor extract --delete https://far.example/os.caidx /srv/root
+  castor extract os.caidx . etc/ssh
+  castor extract --tar os.caidx - | docker import - os
   castor extract --follow --exec 'systemctl restart app' mcast://eth0/app app.img`,
-		Args: exactArgs(2),
+		Args: rangeArgs(2, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
 				return err
+			}
+			isTree, err := f.tree.isTree(args[0])
+			if err != nil {
+				return err
+			}
+			if isTree {
+				return f.extractTree(cmd.Context(), a, args[0], args[1], pathIn(args, 2))
+			}
+			if len(args) == 3 {
+				return usagef("%s is not the index of an archive: there is no %s in it", args[0], args[2])
 			}
 			if f.follow {
 				return f.followName(cmd.Context(), a, args[0], args[1])
@@ -74,12 +98,13 @@ SIGTERM end it.`,
 	f.addPubkey(cmd)
 	f.addSeeds(cmd)
 	f.addFollow(cmd)
+	f.tree.add(cmd)
 	fl := cmd.Flags()
 	fl.BoolVar(&f.inPlace, "in-place", false, "update an existing file where it is (always so for block devices)")
 	fl.BoolVar(&f.force, "force", false, "write to a block device that is in use")
 	fl.BoolVarP(&f.dryRun, "dry-run", "n", false, "say what would be done and write nothing")
 	fl.BoolVar(&f.noSync, "no-sync", false, "do not wait until everything has reached the disk")
-	fl.IntVarP(&f.workers, "concurrency", "j", 0, "chunks to copy and get at the same time (default: four for each CPU)")
+	fl.IntVarP(&f.workers, "concurrency", "j", 0, "chunks to copy and get at the same time (default: as suits the stores)")
 	fl.BoolVar(&f.stats, "print-stats", false, "print what was done")
 	fl.BoolVar(&f.json, "json", false, "print what was done as JSON")
 	return cmd
@@ -106,8 +131,12 @@ func (f *extractFlags) run(ctx context.Context, a *app, indexLoc, dest string) e
 	if err != nil {
 		return err
 	}
+	workers := f.workers
+	if workers == 0 {
+		workers = f.sources.workers(a, indexLoc)
+	}
 	o := assemble.FileOptions{
-		Options: assemble.Options{Workers: f.workers, Progress: f.extracting(a, x)},
+		Options: assemble.Options{Workers: workers, Progress: f.extracting(a, x)},
 		Seeds:   seeds, InPlace: f.inPlace, Force: f.force, NoSync: f.noSync, DryRun: f.dryRun,
 	}
 	a.meter.Start("look", 0)

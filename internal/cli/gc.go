@@ -13,7 +13,6 @@ import (
 
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/index"
-	"github.com/castorsync/castor/internal/location"
 	"github.com/castorsync/castor/internal/units"
 	"github.com/castorsync/castor/store"
 )
@@ -55,17 +54,18 @@ func (f *gcFlags) run(ctx context.Context, a *app, loc string, indexes []string)
 	if f.grace < 0 {
 		return usagef("--grace %v: want 0 or more", f.grace)
 	}
-	s, err := location.Store(loc, nil)
+	s, err := a.places.Store(ctx, loc, nil)
 	if err != nil {
 		return err
 	}
+	defer s.Close()
 	keep := map[chunker.ID]struct{}{}
 	for _, name := range indexes {
 		if err := addChunks(a, keep, name); err != nil {
 			return err // with one index unread, its chunks would go
 		}
 	}
-	o := store.GCOptions{Since: time.Now().Add(-f.grace), DryRun: true}
+	o := store.GCOptions{Since: time.Now().Add(-f.grace), DryRun: true, Workers: a.workersFor(loc)}
 	kept := func(id chunker.ID) bool { _, ok := keep[id]; return ok }
 	if !f.dryRun && !f.yes {
 		would, err := store.GC(ctx, s, kept, o)

@@ -78,16 +78,29 @@ func newRootCommand(a *app) *cobra.Command {
 }
 
 func newDiff(a *app) *cobra.Command {
-	var asJSON bool
+	var asJSON, chunks bool
+	var t treeSource
 	cmd := &cobra.Command{
-		Use:     "diff [flags] OLD-INDEX NEW-INDEX",
+		Use:     "diff [flags] OLD NEW",
 		GroupID: groupInspect,
-		Short:   "Say which chunks two indexes share and which not",
-		Long: `Say how many distinct chunks and bytes NEW-INDEX adds to OLD-INDEX, which it no
-longer has, and which both have. What is added is what an update fetches.`,
-		Example: "  castor diff v1.caibx v2.caibx",
-		Args:    exactArgs(2),
-		RunE: func(_ *cobra.Command, args []string) error {
+		Short:   "Say what differs between two trees, or which chunks two indexes share",
+		Long: `Of two trees, which are archives (.catar), indexes of such (.caidx) or directories in
+any mix, list the nodes that were added, removed or changed, or of which only the
+metadata differs, a line each. --with and --without select what counts. Files of
+equal size are compared by their content.
+
+Of two indexes of files (.caibx), and with --chunks of any two, say how many distinct
+chunks and bytes NEW adds to OLD, which it no longer has, and which both have. What is
+added is what an update fetches.`,
+		Example: `  castor diff v1.caibx v2.caibx
+  castor diff v1.caidx /srv/root
+  castor diff --chunks v1.caidx v2.caidx`,
+		Args: exactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			defer t.close()
+			if !chunks && (isTree(args[0]) || isTree(args[1])) {
+				return t.diffTrees(cmd.Context(), a, args[0], args[1], asJSON)
+			}
 			old, err := a.index(args[0])
 			if err != nil {
 				return err
@@ -112,6 +125,8 @@ longer has, and which both have. What is added is what an update fetches.`,
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	t.add(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON; of trees, an object a line")
+	cmd.Flags().BoolVar(&chunks, "chunks", false, "compare the chunks of indexes of trees")
 	return cmd
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math"
 	"os"
 	"runtime/debug"
@@ -19,26 +18,28 @@ import (
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/index"
 	"github.com/castorsync/castor/index/build"
-	"github.com/castorsync/castor/internal/atomicfile"
 	"github.com/castorsync/castor/internal/blockdev"
 	"github.com/castorsync/castor/internal/location"
 	"github.com/castorsync/castor/internal/sparse"
 	"github.com/castorsync/castor/internal/units"
 	"github.com/castorsync/castor/store"
 	"github.com/castorsync/castor/store/cacnk"
-	"github.com/castorsync/castor/store/dir"
 )
 
 type makeFlags struct {
-	store      string
-	sizes      string
-	digest     string
-	level      int
-	plain      bool
-	indexOnly  bool
-	noSync     bool
-	printStats bool
-	json       bool
+	store       string
+	sizes       string
+	digest      string
+	digestGiven bool
+	level       int
+	plain       bool
+	indexOnly   bool
+	noSync      bool
+	printStats  bool
+	json        bool
+	what        string
+	tree        featureFlags
+	tar         bool
 }
 
 func newMake(a *app) *cobra.Command {
@@ -46,24 +47,46 @@ func newMake(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "make [flags] INDEX SOURCE|-",
 		GroupID: groupMake,
-		Short:   "Cut a file into a chunk store and write its index",
+		Short:   "Cut a file or a tree into a chunk store and write its index",
 		Long: `Cut SOURCE, a file, a block device or - for stdin, into chunks, store those that
 the store lacks, and write INDEX, or - for stdout.
+
+An INDEX named .caidx is of a tree: SOURCE is a directory, which is cut as the archive that
+casync makes of it, with all metadata that its file system has; --with and --without
+select. INDEX.catar is that archive itself, without chunks. A file that changes while it
+is read is read again; one that vanishes is left out and reported.
+
+With --tar, SOURCE is a tar file of the tree, or - for one on stdin, of GNU, PAX or older
+form. A compressed one comes through a pipe. Its entries may be in any order: what is
+read from a pipe is kept in a temporary file until the end.
 
 The index appears after all its chunks have reached the disk. A make that is
 interrupted leaves no index, and the next one goes on from the chunks that it
 stored.`,
 		Example: `  castor make v1.caibx disk.img
+  castor make -s s3+https://host/bucket/store s3+https://host/bucket/os.caidx /srv/root
+  castor make --with unix --exclude '*.o' src.caidx src/
+  zstdcat root.tar.zst | castor make --tar root.caidx -
   castor make -s /srv/store.castr --digest sha512-256 v1.caibx /dev/sda2
   zcat disk.img.gz | castor make --chunk-size 64K:256K:1M v1.caibx -`,
 		Args: exactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd.Context(), a, args[0], args[1]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.digestGiven = cmd.Flags().Changed("digest")
+			if err := checkLevel(cmd, &f.level); err != nil {
+				return err
+			}
+			return f.run(cmd.Context(), a, args[0], args[1])
+		},
 	}
+	f.tree.add(cmd, "of a tree, what is stored")
 	fl := cmd.Flags()
+	fl.BoolVar(&f.tree.hardLinks, "hard-links", false, "of a tree: mark the names of files that have several, for extract --hard-links")
+	fl.BoolVar(&f.tar, "tar", false, "SOURCE is a tar file, decompressed, of the tree")
+	addWhat(fl, &f.what)
 	addSink(fl, &f.store)
 	fl.StringVar(&f.sizes, "chunk-size", "16K:64K:256K", "smallest, average and greatest chunk as MIN:AVG:MAX, or AVG for AVG/4:AVG:AVG*4")
 	fl.StringVar(&f.digest, "digest", "blake3", "what names chunks: blake3, or for casync and desync sha512-256 or sha256")
-	fl.IntVar(&f.level, "compression-level", cacnk.DefaultLevel, "zstd level from 1 (fast) to 22 (small)")
+	addLevel(fl, &f.level)
 	fl.BoolVar(&f.plain, "uncompressed", false, "store chunks without compression")
 	fl.BoolVar(&f.indexOnly, "index-only", false, "store no chunks")
 	fl.BoolVar(&f.noSync, "no-sync", false, "do not wait until everything has reached the disk")
@@ -72,7 +95,7 @@ stored.`,
 	return cmd
 }
 
-func (f *makeFlags) run(ctx context.Context, a *app, indexLoc, source string) error {
+func (f *makeFlags) run(ctx context.Context, a *app, indexLoc, from string) error {
 	p, err := parseParams(f.sizes)
 	if err != nil {
 		return err
@@ -81,50 +104,69 @@ func (f *makeFlags) run(ctx context.Context, a *app, indexLoc, source string) er
 	if err != nil {
 		return &usageError{err}
 	}
+	kind, err := f.kind(indexLoc)
+	if err != nil {
+		return err
+	}
+	if f.tar && kind == whatBlob {
+		return usagef("--tar: name the index of the tree .caidx, or .catar for an archive without chunks")
+	}
+	if kind == whatArchive {
+		return f.makeArchive(ctx, a, indexLoc, from, digest)
+	}
 	dst, err := f.openStore(a, indexLoc)
 	if err != nil {
 		return err
 	}
-	var put store.Store // a nil interface, not a nil *dir.Store
+	var put store.Store // nil, as opposed to a SinkStore that is
 	if dst != nil {
 		defer dst.Close()
 		put = dst
 	}
-	src, err := openSource(ctx, a, source)
+	header := index.Header{Features: index.BlobFeatures(digest), Params: p}
+	var src *source
+	if kind == whatArchiveIndex {
+		src, header.Features, err = f.openDirectory(a, from, digest)
+	} else {
+		src, err = openSource(ctx, a, from)
+	}
 	if err != nil {
 		return err
 	}
 	defer src.close()
-	out, err := createIndex(a, indexLoc)
+	out, err := a.places.CreateIndex(ctx, indexLoc, a.Stdout)
 	if err != nil {
 		return err
 	}
-	defer out.abort()
-	w, err := index.NewWriter(out, index.Header{Features: index.BlobFeatures(digest), Params: p})
+	defer out.Abort()
+	w, err := index.NewWriter(out, header)
 	if err != nil {
 		return err
 	}
 	a.meter.Start("make", src.size)
-	if a.Getenv("GOMEMLIMIT") == "" {
+	if a.Getenv("GOMEMLIMIT") == "" && !f.tar { // whose tree is in memory
 		defer debug.SetMemoryLimit(debug.SetMemoryLimit(makeHeapLimit))
 	}
-	stats, err := src.build(ctx, w, put, &build.Options{Progress: func(s build.Stats) { a.meter.Update(s.Bytes, src.size, nil) }})
+	stats, err := src.build(ctx, w, put, &build.Options{
+		Puts:     a.places.Concurrency(f.sinkFor(a, indexLoc)),
+		Progress: func(s build.Stats) { a.meter.Update(s.Bytes, src.size, nil) },
+	})
 	a.meter.End()
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		err = errors.New("it became shorter while it was read")
 	}
 	if err != nil {
-		return fmt.Errorf("make %s from %s: %w", indexLoc, source, err)
+		return fmt.Errorf("make %s from %s: %w", indexLoc, from, err)
 	}
 	if err := w.Close(); err != nil {
 		return err
 	}
-	if stats.Time > longMake && dst != nil && out.file != nil {
-		if err := stillThere(ctx, dst, io.NewSectionReader(out.file, 0, math.MaxInt64)); err != nil {
+	if stats.Time > longMake && dst != nil && indexLoc != "-" {
+		if err := stillThere(ctx, dst, io.NewSectionReader(out, 0, math.MaxInt64)); err != nil {
 			return fmt.Errorf("make %s: %w", indexLoc, err)
 		}
 	}
-	if err := out.commit(!f.noSync); err != nil {
+	if err := out.Commit(!f.noSync); err != nil {
 		return err
 	}
 	f.report(a, indexLoc, w, stats)
@@ -174,26 +216,38 @@ func (s *sink) Set(v string) error {
 	return nil
 }
 
-func (f *makeFlags) openStore(a *app, indexLoc string) (*dir.Store, error) {
+func (f *makeFlags) openStore(a *app, indexLoc string) (location.SinkStore, error) {
 	if f.indexOnly {
 		if f.store != "" {
 			return nil, usagef("--index-only stores no chunks: drop it, or drop --store")
 		}
 		return nil, nil
 	}
-	if err := checkLevel(f.level); err != nil {
-		return nil, err
-	}
-	name := f.store
-	if name == "" {
-		name = a.storeFor(indexLoc)
-	}
-	return location.Store(name, &dir.Options{Create: true, Level: f.level, Plain: f.plain, Durable: !f.noSync})
+	return a.places.Store(a.ctx, f.sinkFor(a, indexLoc), &location.StoreOptions{Create: true, Level: f.level, Plain: f.plain, Durable: !f.noSync})
 }
 
-func checkLevel(level int) error {
-	if level < 1 || level > 22 {
-		return usagef("--compression-level %d: want 1 to 22", level)
+// sinkFor returns the store that takes the chunks of the index at loc.
+func (f *makeFlags) sinkFor(a *app, loc string) string {
+	if f.store != "" {
+		return f.store
+	}
+	return a.storeFor(loc)
+}
+
+// addLevel adds the flag for the compression level.
+func addLevel(fl *pflag.FlagSet, level *int) {
+	fl.IntVar(level, "compression-level", cacnk.DefaultLevel, "zstd level from 1 (fast) to 22 (small); one that is configured for the store is stronger than the default")
+}
+
+// checkLevel checks the compression level. One that was not given is 0: the store has
+// its own.
+func checkLevel(cmd *cobra.Command, level *int) error {
+	if !cmd.Flags().Changed("compression-level") {
+		*level = 0
+		return nil
+	}
+	if *level < 1 || *level > 22 {
+		return usagef("--compression-level %d: want 1 to 22", *level)
 	}
 	return nil
 }
@@ -267,6 +321,9 @@ type source struct {
 	file *os.File  // if it can be read at any place
 	r    io.Reader // if not
 	size int64     // 0 if not known
+
+	pack   func(context.Context, io.Writer) error // writes it, if it is made of a tree
+	closer io.Closer                              // may be nil
 }
 
 func openSource(ctx context.Context, a *app, name string) (*source, error) {
@@ -293,7 +350,7 @@ func openSource(ctx context.Context, a *app, name string) (*source, error) {
 	switch mode := fi.Mode(); {
 	case mode.IsDir():
 		f.Close()
-		return nil, fmt.Errorf("%s is a directory: this version cuts files and block devices", name)
+		return nil, usagef("%s is a directory: name the index .caidx, or .catar for an archive without chunks", name)
 	case mode.IsRegular(), blockdev.Is(mode):
 		size, err := f.Seek(0, io.SeekEnd)
 		if err != nil {
@@ -306,6 +363,9 @@ func openSource(ctx context.Context, a *app, name string) (*source, error) {
 }
 
 func (s *source) build(ctx context.Context, w *index.Writer, dst store.Store, o *build.Options) (build.Stats, error) {
+	if s.pack != nil {
+		return s.buildPacked(ctx, w, dst, o)
+	}
 	if s.file == nil {
 		return build.Stream(ctx, w, dst, s.r, o)
 	}
@@ -317,58 +377,7 @@ func (s *source) close() {
 	if s.file != nil {
 		s.file.Close()
 	}
-}
-
-// indexOutput is an index on its way to its file or to stdout.
-type indexOutput struct {
-	io.Writer
-	file *atomicfile.File // nil for stdout
-}
-
-func createIndex(a *app, loc string) (*indexOutput, error) {
-	if loc == "-" {
-		return &indexOutput{Writer: a.Stdout}, nil
-	}
-	if err := replaceable(loc); err != nil {
-		return nil, err
-	}
-	f, err := atomicfile.Create(loc, false)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("index %s: its directory does not exist", loc)
-		}
-		return nil, err
-	}
-	return &indexOutput{Writer: f, file: f}, nil
-}
-
-// replaceable refuses to replace a file that is not an index: more likely than
-// not the arguments have been swapped.
-func replaceable(loc string) error {
-	fi, err := os.Stat(loc)
-	if err != nil || !fi.Mode().IsRegular() || fi.Size() == 0 {
-		return nil // there is nothing to lose, or creating it tells what is wrong
-	}
-	f, err := os.Open(loc)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	if _, err := index.NewReader(f); errors.Is(err, index.ErrFormat) {
-		return usagef("%s exists and is not an index: it is not replaced (are the arguments swapped?)", loc)
-	}
-	return nil
-}
-
-func (o *indexOutput) commit(sync bool) error {
-	if o.file == nil {
-		return nil
-	}
-	return o.file.Commit(sync)
-}
-
-func (o *indexOutput) abort() {
-	if o.file != nil {
-		o.file.Abort()
+	if s.closer != nil {
+		s.closer.Close()
 	}
 }

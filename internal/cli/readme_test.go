@@ -4,13 +4,16 @@ package cli
 
 import (
 	"bytes"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
 
 // Every line in a ```sh block of the README that begins with "castor ", with or
-// without a prompt, is run in a directory with two images and their indexes, one
+// without a prompt, is run in a directory with two images, their indexes and a
+// directory src, one
 // after the other. Lines about devices are left out.
 func TestReadme(t *testing.T) {
 	commands := readmeCommands(string(read(t, "../../README.md")))
@@ -23,6 +26,10 @@ func TestReadme(t *testing.T) {
 	write(t, edited(1, old, 5), dir, "disk.img")
 	ok(t, dir, "make", "v1.caibx", "old.img")
 	ok(t, dir, "make", "v2.caibx", "disk.img")
+	if err := os.MkdirAll(filepath.Join(dir, "src/docs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, []byte("read me\n"), dir, "src/docs/readme.txt")
 	ran := 0
 	for _, line := range commands {
 		if strings.Contains(strings.ReplaceAll(line, "/dev/null", ""), "/dev/") {

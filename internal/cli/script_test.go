@@ -139,7 +139,7 @@ func flipCommand(ts *testscript.TestScript, args []string) {
 // chunk VAR STORE INDEX N: sets VAR to the file of the index's chunk N, from 0.
 func chunkCommand(ts *testscript.TestScript, args []string) {
 	usage(ts, len(args) == 4, "chunk VAR STORE INDEX N")
-	x, err := location.Index(context.Background(), ts.MkAbs(args[2]), nil)
+	x, err := new(location.Opener).Index(context.Background(), ts.MkAbs(args[2]), nil)
 	ts.Check(err)
 	i, err := strconv.Atoi(args[3])
 	ts.Check(err)

@@ -8,7 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
+	"runtime"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,7 +21,6 @@ import (
 	"github.com/castorsync/castor/mcast"
 	"github.com/castorsync/castor/mcast/wire"
 	"github.com/castorsync/castor/store"
-	"github.com/castorsync/castor/store/dir"
 )
 
 // sources are the flags that say where chunks come from.
@@ -113,20 +112,26 @@ func (s *sources) bring(a *app, x *index.Index, p *assemble.Plan, src store.Gett
 	if len(s.channels) == 0 {
 		return src, nil
 	}
-	want := slices.Collect(p.Missing())
-	if s.hits != nil {
-		return src, store.Deliver(a.ctx, src, want, discard{})
+	if s.hits != nil { // it leaves out what it has
+		return src, store.Deliver(a.ctx, src, p.Lacks, discard{})
 	}
 	tmp, err := os.MkdirTemp("", "castor-stream-")
 	if err != nil {
 		return nil, err
 	}
 	s.closers = append(s.closers, removal(tmp))
-	local, err := location.Store(tmp, &dir.Options{Plain: true})
+	local, err := a.places.Store(a.ctx, tmp, &location.StoreOptions{Plain: true})
 	if err != nil {
 		return nil, err
 	}
 	s.closers = append(s.closers, local)
+	want := func(id chunker.ID) bool {
+		if !p.Lacks(id) {
+			return false
+		}
+		has, err := local.Has(a.ctx, id)
+		return err != nil || !has
+	}
 	return s.union(a, x, local, src), store.Deliver(a.ctx, src, want, local)
 }
 
@@ -199,11 +204,11 @@ func (s *sources) open(a *app, loc string, x *index.Index) (store.Getter, error)
 	if err != nil || s.cache == "" {
 		return src, err
 	}
-	local, err := location.Store(s.cache, &dir.Options{Create: true})
+	local, err := a.openCache(s.cache, false)
 	if err != nil {
 		return nil, err
 	}
-	s.hits = &store.Cache{Local: local, Source: src, Digest: x.Digest(), Limit: x.Params.Max, Log: a.log}
+	s.hits = &store.Cache{Local: local, Source: src, Verifier: store.VerifyWith(x.Digest(), x.Params.Max), Log: a.log}
 	return s.hits, nil
 }
 
@@ -221,13 +226,14 @@ func (s *sources) openStores(a *app, loc string, x *index.Index) (store.Getter, 
 		}
 	}
 	if len(named) == 0 {
-		d, err := location.Source(location.DefaultStore(loc), x.Params.Max)
+		d, err := a.places.Source(a.ctx, location.DefaultStore(loc), x.Params.Max)
 		if _, missing := errors.AsType[*location.NotFoundError](err); missing {
 			return absent{err}, nil
 		}
 		if err != nil {
 			return nil, err
 		}
+		s.closers = append(s.closers, d)
 		return s.union(a, x, d), nil
 	}
 	for _, name := range named {
@@ -240,7 +246,7 @@ func (s *sources) openStores(a *app, loc string, x *index.Index) (store.Getter, 
 			all = append(all, c)
 			continue
 		}
-		d, err := location.Source(name, x.Params.Max)
+		d, err := a.places.Source(a.ctx, name, x.Params.Max)
 		if err != nil {
 			return nil, err
 		}
@@ -248,6 +254,36 @@ func (s *sources) openStores(a *app, loc string, x *index.Index) (store.Getter, 
 		all = append(all, d)
 	}
 	return s.union(a, x, all...), nil
+}
+
+// workers returns how many chunks are best got at once for the index at loc.
+func (s *sources) workers(a *app, loc string) int {
+	return a.workersFor(s.named(a, loc)...)
+}
+
+// named returns the stores to ask.
+func (s *sources) named(a *app, loc string) []string {
+	if len(s.stores) > 0 {
+		return s.stores
+	}
+	return []string{a.storeFor(loc)}
+}
+
+// workersFor returns how many requests at once are best for stores.
+func (a *app) workersFor(stores ...string) int {
+	n := 4 * runtime.GOMAXPROCS(0)
+	for _, loc := range stores {
+		n = max(n, a.places.Concurrency(loc))
+	}
+	return n
+}
+
+// openCache opens the local store that is a cache.
+func (a *app) openCache(name string, durable bool) (location.SinkStore, error) {
+	if location.KindOf(name) != location.Directory {
+		return nil, usagef("--cache %s: a cache is a directory", name)
+	}
+	return a.places.Store(a.ctx, name, &location.StoreOptions{Create: true, Durable: durable})
 }
 
 // join opens the channel of x on the interface that a URL names.
@@ -269,7 +305,7 @@ func (s *sources) join(a *app, loc string, x *index.Index) (*mcast.Source, error
 }
 
 func (s *sources) union(a *app, x *index.Index, sources ...store.Getter) *store.Union {
-	return &store.Union{Sources: sources, Digest: x.Digest(), Limit: x.Params.Max, Log: a.log}
+	return &store.Union{Sources: sources, Verifier: store.VerifyWith(x.Digest(), x.Params.Max), Log: a.log}
 }
 
 // absent stands for the default store where there is none.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"runtime"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -17,19 +16,31 @@ import (
 )
 
 func newVerify(a *app) *cobra.Command {
-	var f sources
+	var f treeSource
 	cmd := &cobra.Command{
-		Use:     "verify [flags] INDEX [FILE]",
+		Use:     "verify [flags] INDEX [FILE|DIRECTORY]",
 		GroupID: groupInspect,
-		Short:   "Check that a file matches an index, or that stores hold all its chunks",
+		Short:   "Check that a file or tree matches an index, or that stores hold all its chunks",
 		Long: `With FILE, check that its content is that of INDEX. Without, check that the stores
 have every chunk of INDEX and that it is right.
 
+With DIRECTORY, check that it holds the tree of INDEX, the index of an archive (.caidx)
+or an archive (.catar): nodes, metadata and content. --with and --without select what
+counts.
+
 What is wrong is listed on stdout, a line each.`,
 		Example: `  castor verify v1.caibx disk.img
-  castor verify -s /srv/store.castr v1.caibx`,
+  castor verify -s /srv/store.castr v1.caibx
+  castor verify os.caidx /srv/root`,
 		Args: rangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			defer f.close()
+			if isArchive(args[0]) && len(args) < 2 {
+				return usagef("%s: an archive has no chunks: name the directory to compare it with", args[0])
+			}
+			if len(args) == 2 && (isArchive(args[0]) || isArchiveIndex(args[0])) {
+				return f.verifyTree(cmd.Context(), a, args[0], args[1])
+			}
 			x, err := a.index(args[0])
 			if err != nil {
 				return err
@@ -37,10 +48,10 @@ What is wrong is listed on stdout, a line each.`,
 			if len(args) == 2 {
 				return verifyFile(cmd.Context(), a, x, args[1])
 			}
-			return verifyStores(cmd.Context(), a, &f, x, args[0])
+			return verifyStores(cmd.Context(), a, &f.sources, x, args[0])
 		},
 	}
-	f.addStores(cmd)
+	f.add(cmd)
 	return cmd
 }
 
@@ -92,7 +103,7 @@ func verifyStores(ctx context.Context, a *app, f *sources, x *index.Index, loc s
 	var mu sync.Mutex // guards the following and the output
 	missing, damaged := 0, 0
 	done := int64(0)
-	err = par.Each(ctx, 4*runtime.GOMAXPROCS(0), len(ids), func(ctx context.Context, i int) error {
+	err = par.Each(ctx, f.workers(a, loc), len(ids), func(ctx context.Context, i int) error {
 		c, err := src.Get(ctx, ids[i])
 		var b []byte
 		if err == nil {

@@ -15,7 +15,7 @@ import (
 // Names of interfaces.
 const (
 	bridgeName = "br0"  // of the bridge, in its own namespace
-	hostName   = "eth0" // of every host, in the host's
+	hostName   = "eth0" // of every host, in the host's; further ones are eth1 and so on
 )
 
 // BridgeOptions are the settings of [NewBridge].
@@ -67,13 +67,16 @@ func up(n *Namespace, name string, addr netip.Addr) {
 	n.Exec("ip", "addr", "add", addr.String()+"/64", "dev", name, "nodad")
 }
 
-// Host is a computer at a port of a bridge.
+// Host is a computer at a port of a bridge. One with several interfaces is a Host for
+// each of them, see [Bridge.Connect].
 type Host struct {
-	*Namespace            // where its interface eth0 is
+	*Namespace            // where its interface is
 	Port       string     // name of its port, in the bridge's namespace
-	Addr       netip.Addr // link-local, of eth0: fe80::1 for the first host, then fe80::2 and so on
+	Addr       netip.Addr // link-local, of the interface: fe80::1 for the bridge's first host, then fe80::2 and so on
 
 	bridge *Bridge
+	name   string // of the interface
+	others int    // interfaces connected by Connect
 }
 
 // Host connects a new host to the bridge, with the interface eth0, and waits until
@@ -82,19 +85,45 @@ type Host struct {
 // concurrently.
 func (b *Bridge) Host(name string) *Host {
 	b.t.Helper()
+	return b.plug(&Host{Namespace: New(b.t), Port: name, name: hostName})
+}
+
+// Connect connects a host of another bridge to this one, too, by a further interface:
+// eth1, then eth2 and so on. It is as [Bridge.Host] for the rest.
+func (b *Bridge) Connect(h *Host, name string) *Host {
+	b.t.Helper()
+	h.others++
+	return b.plug(&Host{Namespace: h.Namespace, Port: name, name: fmt.Sprint("eth", h.others)})
+}
+
+// plug makes the interface of h.
+func (b *Bridge) plug(h *Host) *Host {
+	b.t.Helper()
 	b.hosts++
-	h := &Host{Namespace: New(b.t), Port: name, Addr: address(b.hosts), bridge: b}
-	b.Exec("ip", "link", "add", "name", name, "type", "veth",
-		"peer", "name", hostName, "netns", h.path())
-	b.Exec("ip", "link", "set", "dev", name, "addrgenmode", "none", "master", bridgeName, "up")
-	up(h.Namespace, hostName, h.Addr)
-	// The kernel notices links that come up in the background, and only then has
-	// the port forward and the host make its routes.
-	await("forwarding", b.Namespace, "bridge", "link", "show", "dev", name)
-	await("ff00::/8", h.Namespace, "ip", "-6", "route", "show", "table", "local", "dev", hostName)
-	await(h.Addr.String(), h.Namespace, "ip", "-6", "addr", "show", "dev", hostName, "-tentative")
+	h.Addr, h.bridge = address(b.hosts), b
+	b.Exec("ip", "link", "add", "name", h.Port, "type", "veth",
+		"peer", "name", h.name, "netns", h.path())
+	b.Exec("ip", "link", "set", "dev", h.Port, "addrgenmode", "none", "master", bridgeName, "up")
+	h.Up()
 	await(b.Addr.String(), b.Namespace, "ip", "-6", "addr", "show", "dev", bridgeName, "-tentative")
 	return h
+}
+
+// Down takes the interface down, and with it its addresses, until [Host.Up].
+func (h *Host) Down() {
+	h.t.Helper()
+	h.Exec("ip", "link", "set", h.name, "down")
+}
+
+// Up brings the interface up, and waits until it can send and receive.
+func (h *Host) Up() {
+	h.t.Helper()
+	up(h.Namespace, h.name, h.Addr)
+	// The kernel notices links that come up in the background, and only then has
+	// the port forward and the host make its routes.
+	await("forwarding", h.bridge.Namespace, "bridge", "link", "show", "dev", h.Port)
+	await("ff00::/8", h.Namespace, "ip", "-6", "route", "show", "table", "local", "dev", h.name)
+	await(h.Addr.String(), h.Namespace, "ip", "-6", "addr", "show", "dev", h.name, "-tentative")
 }
 
 // await waits until a command in n prints want.
@@ -111,23 +140,23 @@ func await(want string, n *Namespace, name string, args ...string) {
 	}
 }
 
-// Interface returns eth0.
+// Interface returns the interface.
 func (h *Host) Interface() *net.Interface {
 	h.t.Helper()
-	return h.Namespace.Interface(hostName)
+	return h.Namespace.Interface(h.name)
 }
 
-// Groups returns the multicast groups that eth0 is member of, see
+// Groups returns the multicast groups that the interface is member of, see
 // [Namespace.Groups].
 func (h *Host) Groups() map[netip.Addr]int {
 	h.t.Helper()
-	return h.Namespace.Groups(hostName)
+	return h.Namespace.Groups(h.name)
 }
 
-// Sent returns what the host has sent, see [Namespace.Sent].
+// Sent returns what the interface has sent, see [Namespace.Sent].
 func (h *Host) Sent() Counters {
 	h.t.Helper()
-	return h.Namespace.Sent(hostName)
+	return h.Namespace.Sent(h.name)
 }
 
 // Received returns what the bridge has sent to the host, before [Host.Loss] and
@@ -163,7 +192,7 @@ func (h *Host) nftLoss(percent float64) {
 		meta protocol ip6 meta l4proto udp numgen random mod 100000 >= %.0f counter drop
 	}
 }
-`, hostName, 100000-1000*percent)
+`, h.name, 100000-1000*percent)
 	}
 	cmd := h.Command("nft", "-f", "-")
 	cmd.Stdin = strings.NewReader(rules)
@@ -200,5 +229,5 @@ func (h *Host) Rate(bits int64) {
 // one by one, so that they are lost and counted one by one.
 func (h *Host) SplitSegments() {
 	h.t.Helper()
-	h.Exec("ip", "link", "set", hostName, "gso_max_segs", "1")
+	h.Exec("ip", "link", "set", h.name, "gso_max_segs", "1")
 }

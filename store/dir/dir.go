@@ -79,6 +79,7 @@ var (
 	_ store.Replacer  = (*Store)(nil)
 	_ store.Lister    = (*Store)(nil)
 	_ store.Sizer     = (*Store)(nil)
+	_ store.Opener    = (*Store)(nil)
 	_ store.Remover   = (*Store)(nil)
 	_ store.SetAsider = (*Store)(nil)
 )
@@ -162,30 +163,65 @@ var errEmpty = fmt.Errorf("%w: empty file", store.ErrDamaged)
 // chunk's name counts as absent: casync marks chunks known to be
 // missing by a symbolic link to /dev/null.
 func readFile(name string) ([]byte, error) {
-	f, err := openNoFollow(name)
+	f, size, err := openFile(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !fi.Mode().IsRegular() {
-		return nil, fs.ErrNotExist
-	}
-	if fi.Size() == 0 {
-		return nil, errEmpty
-	}
-	if fi.Size() > maxFile {
-		return nil, fmt.Errorf("%w: file of %d bytes", store.ErrDamaged, fi.Size())
-	}
-	b := bufpool.Get(int(fi.Size()))
+	b := bufpool.Get(int(size))
 	if _, err := io.ReadFull(f, b); err != nil {
 		bufpool.Put(b)
 		return nil, err
 	}
 	return b, nil
+}
+
+// openFile opens the file of a chunk, and returns its size.
+func openFile(name string) (*os.File, int64, error) {
+	f, err := openNoFollow(name)
+	if err != nil {
+		return nil, 0, err
+	}
+	fi, err := f.Stat()
+	switch {
+	case err != nil:
+	case !fi.Mode().IsRegular():
+		err = fs.ErrNotExist
+	case fi.Size() == 0:
+		err = errEmpty
+	case fi.Size() > maxFile:
+		err = fmt.Errorf("%w: file of %d bytes", store.ErrDamaged, fi.Size())
+	default:
+		return f, fi.Size(), nil
+	}
+	f.Close()
+	return nil, 0, err
+}
+
+// OpenChunk opens the file of the chunk, the compressed one if there are two.
+func (s *Store) OpenChunk(ctx context.Context, id chunker.ID) (store.File, error) {
+	if ctx.Err() != nil {
+		return store.File{}, context.Cause(ctx)
+	}
+	name := s.name(id, compressed)
+	f, size, err := openFile(name)
+	if errors.Is(err, fs.ErrNotExist) || err == errEmpty {
+		plain := s.name(id, "")
+		f, size, perr := openFile(plain)
+		if perr == nil {
+			return store.File{File: f, Size: size, Plain: true}, nil
+		}
+		if !errors.Is(perr, fs.ErrNotExist) {
+			return store.File{}, s.fail("open", plain, id, perr)
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return store.File{}, &store.Error{Op: "open", Loc: s.path, ID: id, Err: fs.ErrNotExist}
+	}
+	if err != nil {
+		return store.File{}, s.fail("open", name, id, err)
+	}
+	return store.File{File: f, Size: size}, nil
 }
 
 // find returns the file of a chunk, in either form. Empty files do not count: a

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 )
 
@@ -137,7 +138,7 @@ func (c *client) get(ctx context.Context, u *url.URL, limit int64) (b []byte, er
 	return b, err
 }
 
-// head returns the length of what get would return, -1 if the server does not say.
+// head returns the length of what get would return, or of the form that is stored, -1 if the server does not say.
 func (c *client) head(ctx context.Context, u *url.URL) (n int64, err error) {
 	err = c.retry(ctx, func() error {
 		resp, err := c.send(ctx, http.MethodHead, u, nil, nil)
@@ -145,6 +146,9 @@ func (c *client) head(ctx context.Context, u *url.URL) (n int64, err error) {
 			return err
 		}
 		n = resp.ContentLength
+		if stored, perr := strconv.ParseInt(resp.Header.Get(storedHeader), 10, 64); perr == nil && stored >= 0 && n < 0 {
+			n = stored
+		}
 		return resp.Body.Close()
 	})
 	return n, err

@@ -224,7 +224,7 @@ func TestFlips(t *testing.T) {
 		f := &storetest.Faulty{Source: holding(t, c), Choose: func(storetest.Call) storetest.Fault { return storetest.Flip(i * 251) }}
 		s := open(t, serve(t, httpstore.HandlerOptions{Source: f}), &httpstore.Options{Plain: true, Backoff: time.Millisecond})
 		kept := new(storetest.Memory)
-		cache := &store.Cache{Local: kept, Source: s, Digest: storetest.Digest, Limit: storetest.Limit}
+		cache := &store.Cache{Local: kept, Source: s, Verifier: store.VerifyWith(storetest.Digest, storetest.Limit)}
 		if _, err := get(t, cache, c.ID); !errors.Is(err, store.ErrDamaged) {
 			t.Errorf("flip %d: error %v, want ErrDamaged", i, err)
 		}

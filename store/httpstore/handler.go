@@ -3,13 +3,16 @@ package httpstore
 import (
 	"cmp"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/store"
@@ -21,9 +24,11 @@ type HandlerOptions struct {
 	// Source has the chunks that are served. It is never trusted with more than
 	// MaxChunk bytes, but chunks pass through as it has them.
 	Source store.Getter
-	// Writable takes uploads of chunks, if Source is a store.Store, and of indexes,
-	// if there is an IndexDir.
+	// Writable takes uploads of chunks, and of indexes, if there is an IndexDir.
 	Writable bool
+	// Sink is where uploads of chunks go, and what is told that a chunk is in use, if
+	// it is Writable; nil means Source, if that is a store.Store.
+	Sink store.Store
 	// IndexDir is a directory below which files that end in .caibx, .caidx or
 	// .catar are served; "" means none.
 	IndexDir string
@@ -37,8 +42,10 @@ type HandlerOptions struct {
 	// MaxIndex is the greatest size of an index that is uploaded in bytes; 0 means
 	// 1 GiB.
 	MaxIndex int64
-	// MaxChunks is how many different chunks are in memory at once, uploads
-	// included; 0 means 256. Requests beyond wait up to 10 s for their turn.
+	// MaxChunks is how many different chunks are in memory at once; 0 means 256. Those
+	// that go from a file to a client do not count, and uploads have a bound of their
+	// own: 256 MiB, and what it takes to decode one for each processor. Requests beyond
+	// wait up to 10 s for their turn.
 	MaxChunks int
 	// Level is the compression level for chunks that the source has plain; 0 means
 	// [cacnk.DefaultLevel].
@@ -54,36 +61,47 @@ type HandlerOptions struct {
 	// Rate is the number of bytes a second that all answers together take; 0 means
 	// no limit.
 	Rate int64
-	// Log is told of each request, and why some fail; nil means nobody is.
+	// Connections returns how many are open, for the metrics; nil leaves that out.
+	Connections func() int
+	// Log is told why requests fail; nil means nobody is.
 	Log *slog.Logger
+	// Access is told of each request; nil means nobody is.
+	Access *slog.Logger
 }
 
 // Handler serves chunks and indexes over HTTP. It is safe for concurrent use.
 type Handler struct {
-	o       HandlerOptions
-	flights *flights
-	indexes *os.Root // nil: none
-	limit   *limiter // nil: none
-	encoder func() (*cacnk.Encoder, error)
-	digest  atomic.Uint32 // index into o.Digests of what fitted last
-	metrics metrics
+	o        HandlerOptions
+	files    store.Opener // nil: the source has no files
+	flights  *flights
+	names    store.Verifier
+	indexes  *os.Root // nil: none
+	limit    *limiter // nil: none
+	encoder  func() (*cacnk.Encoder, error)
+	uploads  *semaphore.Weighted // bytes of bodies
+	decoding chan struct{}       // holds one item for each upload that is decoded
+	metrics  metrics
 }
 
 // NewHandler returns a handler for paths directly below the root: use
-// http.StripPrefix for others. It fails if the source or the directory cannot do
+// http.StripPrefix for others. The chunks are also below default.castr in every
+// directory, where clients look for those of an index. It fails if the source or the directory cannot do
 // what the options want.
 func NewHandler(o HandlerOptions) (*Handler, error) {
 	o.MaxChunk = cmp.Or(o.MaxChunk, chunker.MaxSize)
 	o.MaxIndex = cmp.Or(o.MaxIndex, 1<<30)
 	o.MaxChunks = cmp.Or(o.MaxChunks, 256)
 	o.Level = cmp.Or(o.Level, cacnk.DefaultLevel)
-	if o.Digests == nil {
-		o.Digests = []chunker.Digest{chunker.BLAKE3, chunker.SHA512256, chunker.SHA256}
+	if s, ok := o.Source.(store.Store); ok && o.Sink == nil {
+		o.Sink = s
 	}
-	if _, ok := o.Source.(store.Store); o.Writable && !ok {
+	if o.Writable && o.Sink == nil {
 		return nil, errors.New("writable, but the source of chunks takes none")
 	}
-	h := &Handler{o: o}
+	h := &Handler{o: o, names: store.Verifier{Digests: o.Digests, Limit: o.MaxChunk}}
+	h.uploads = semaphore.NewWeighted(max(uploadRoom, maxStored(o.MaxChunk)))
+	h.decoding = make(chan struct{}, runtime.GOMAXPROCS(0))
+	h.files, _ = o.Source.(store.Opener)
 	h.flights = newFlights(o.Source.Get, o.MaxChunks, &h.metrics)
 	h.encoder = sync.OnceValues(func() (*cacnk.Encoder, error) { return cacnk.NewEncoder(o.Level) })
 	if o.Rate > 0 {
@@ -114,8 +132,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		h.metrics.active.Add(-1)
 		h.metrics.note(rec)
-		if h.o.Log != nil {
-			h.o.Log.LogAttrs(r.Context(), slog.LevelInfo, "request",
+		if h.o.Access != nil {
+			h.o.Access.LogAttrs(r.Context(), slog.LevelInfo, "request",
 				slog.String("remote", r.RemoteAddr), slog.String("method", clip(r.Method)), slog.String("path", clip(r.URL.Path)),
 				slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes), slog.Duration("time", time.Since(begin)))
 		}
@@ -129,7 +147,7 @@ func clip(s string) string { return s[:min(len(s), 200)] }
 func (h *Handler) route(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	path := strings.TrimPrefix(r.URL.Path, "/")
-	id, f, isChunk := parseChunkPath(path)
+	id, f, isChunk := parseChunkPath(inStore(path))
 	isIndex := h.indexes != nil && isIndexPath(path)
 	writable := h.o.Writable && (isChunk || isIndex && isUploadPath(path))
 	read := r.Method == http.MethodGet || r.Method == http.MethodHead
@@ -141,6 +159,10 @@ func (h *Handler) route(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="castor"`)
 		w.Header().Add("WWW-Authenticate", `Basic realm="castor"`)
 		answer(w, http.StatusUnauthorized, "a token is needed")
+	case path == "metrics" && read:
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		h.WriteMetrics(w)
 	case !isChunk && !isIndex:
 		answer(w, http.StatusNotFound, "not found")
 	case read && isChunk:
@@ -215,4 +237,21 @@ func (w *recorder) Write(b []byte) (n int, err error) {
 	}
 	w.bytes += int64(n)
 	return n, w.err
+}
+
+// ReadFrom writes r, of which it lets files go without a copy.
+func (w *recorder) ReadFrom(r io.Reader) (int64, error) {
+	rf, ok := w.ResponseWriter.(io.ReaderFrom)
+	if !ok || w.limit != nil {
+		return io.Copy(struct{ io.Writer }{w}, r)
+	}
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	n, err := rf.ReadFrom(r)
+	w.bytes += n
+	if w.err == nil {
+		w.err = err
+	}
+	return n, err
 }

@@ -36,6 +36,10 @@ func (h *Handler) WriteMetrics(w io.Writer) error {
 	head := func(name, kind, help string) {
 		printf("# HELP castor_serve_%s %s\n# TYPE castor_serve_%s %s\n", name, help, name, kind)
 	}
+	if h.o.Connections != nil {
+		head("connections", "gauge", "Connections that are open.")
+		printf("castor_serve_connections %d\n", h.o.Connections())
+	}
 	head("requests_total", "counter", "Requests answered, by class of status.")
 	for i := 1; i < len(m.answers); i++ {
 		printf("castor_serve_requests_total{status=\"%dxx\"} %d\n", i, m.answers[i].Load())

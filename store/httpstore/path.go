@@ -27,6 +27,19 @@ func chunkPath(id chunker.ID, f form) string {
 	return hex[:4] + "/" + hex + suffixes[f]
 }
 
+// defaultStore is the name of the store that an index has beside it.
+const defaultStore = "default.castr"
+
+// inStore returns the path of a resource without that of the store: the chunks are
+// those of the default store in every directory, so that an index that is served
+// needs no word about where its chunks are.
+func inStore(path string) string {
+	if at := strings.LastIndex(path, defaultStore+"/"); at == 0 || at > 0 && path[at-1] == '/' {
+		return path[at+len(defaultStore)+1:]
+	}
+	return path
+}
+
 // parseChunkPath is the reverse of chunkPath, and takes nothing else.
 func parseChunkPath(path string) (id chunker.ID, f form, ok bool) {
 	hex, found := strings.CutSuffix(path, suffixes[compressed])

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -17,8 +18,10 @@ import (
 
 // serveChunk answers with a chunk in form f.
 func (h *Handler) serveChunk(w http.ResponseWriter, r *http.Request, id chunker.ID, f form) {
-	w.Header().Set(formsHeader, "both")
-	if !h.noteUse(w, r, id) {
+	if r.Method == http.MethodHead && !h.noteUse(w, r, id) {
+		return
+	}
+	if h.files != nil && h.serveFile(w, r, id, f) || r.Method == http.MethodHead && h.serveHead(w, r, id) {
 		return
 	}
 	fl, err := h.flights.join(r.Context(), id)
@@ -36,27 +39,60 @@ func (h *Handler) serveChunk(w http.ResponseWriter, r *http.Request, id chunker.
 			return
 		}
 	}
-	h.writeChunk(w, r, id, data)
+	h.writeChunk(w, r, id, int64(len(data)), bytes.NewReader(data))
 	if rec, ok := w.(*recorder); ok {
 		spoilt = rec.err != nil // HTTP/2 may still be reading it
 	}
 }
 
-// noteUse tells the store that somebody asks whether it has the chunk, which counts
-// as a use, and answers if it has not.
-func (h *Handler) noteUse(w http.ResponseWriter, r *http.Request, id chunker.ID) bool {
-	s, ok := h.o.Source.(store.Store)
-	if r.Method != http.MethodHead || !ok {
+// serveFile answers with the file of a chunk, and reports whether it has answered: it
+// does not if the file has the other form.
+func (h *Handler) serveFile(w http.ResponseWriter, r *http.Request, id chunker.ID, f form) bool {
+	file, err := h.files.OpenChunk(r.Context(), id)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return false
+	}
+	h.metrics.fetched.Add(1)
+	if err != nil {
+		h.chunkFault(w, r, err)
 		return true
 	}
-	has, err := s.Has(r.Context(), id)
-	if err == nil && !has {
-		answer(w, http.StatusNotFound, "no such chunk")
+	defer file.Close()
+	if file.Plain != (f == plain) {
 		return false
 	}
-	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+	h.writeChunk(w, r, id, file.Size, file.File)
+	return true
+}
+
+// noteUse tells the store that takes uploads that somebody asks for the chunk, which
+// counts as a use: whoever finds it there does not upload it. It answers if that fails.
+func (h *Handler) noteUse(w http.ResponseWriter, r *http.Request, id chunker.ID) bool {
+	if !h.o.Writable {
+		return true
+	}
+	if _, err := h.o.Sink.Has(r.Context(), id); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		h.chunkFault(w, r, err)
 		return false
+	}
+	return true
+}
+
+// serveHead answers whether the source has a chunk, if it can tell without reading
+// it. Its length in the form that is asked for is not known then, only that in the
+// form in which it is held.
+func (h *Handler) serveHead(w http.ResponseWriter, r *http.Request, id chunker.ID) bool {
+	switch n, err := store.StoredSize(r.Context(), h.o.Source, id); {
+	case errors.Is(err, errors.ErrUnsupported):
+		return false
+	case err != nil:
+		h.chunkFault(w, r, err)
+	default:
+		h.chunkHeader(w, id)
+		if n > 0 { // 0 is of one in a cache
+			w.Header().Set(storedHeader, strconv.FormatInt(n, 10))
+		}
+		w.WriteHeader(http.StatusOK)
 	}
 	return true
 }
@@ -65,6 +101,7 @@ func (h *Handler) noteUse(w http.ResponseWriter, r *http.Request, id chunker.ID)
 func (h *Handler) chunkFault(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case store.Missing(err):
+		w.Header().Set(formsHeader, "both")
 		answer(w, http.StatusNotFound, "no such chunk")
 	case errors.Is(err, errBusy):
 		w.Header().Set("Retry-After", "1")
@@ -76,9 +113,9 @@ func (h *Handler) chunkFault(w http.ResponseWriter, r *http.Request, err error) 
 	}
 }
 
-// writeChunk answers with data. A chunk never changes, so it may be kept for good;
-// by anybody, unless it takes a token to see it.
-func (h *Handler) writeChunk(w http.ResponseWriter, r *http.Request, id chunker.ID, data []byte) {
+// chunkHeader sets what is the same in all answers with a chunk. It never changes, so
+// it may be kept for good; by anybody, unless it takes a token to see it.
+func (h *Handler) chunkHeader(w http.ResponseWriter, id chunker.ID) {
 	header := w.Header()
 	header.Set("ETag", `"`+id.String()+`"`)
 	header.Set("Content-Type", "application/octet-stream")
@@ -86,14 +123,23 @@ func (h *Handler) writeChunk(w http.ResponseWriter, r *http.Request, id chunker.
 	if h.o.Tokens != nil && !h.o.PublicRead {
 		header.Set("Cache-Control", "private, max-age=31536000, immutable")
 	}
-	if r.Method == http.MethodGet && !conditional(r.Header) {
-		// As below, without a copy.
-		header.Set("Accept-Ranges", "bytes")
-		header.Set("Content-Length", strconv.Itoa(len(data)))
-		w.Write(data)
+}
+
+// writeChunk answers with data of size bytes.
+func (h *Handler) writeChunk(w http.ResponseWriter, r *http.Request, id chunker.ID, size int64, data io.ReadSeeker) {
+	h.chunkHeader(w, id)
+	if r.Method != http.MethodGet || conditional(r.Header) {
+		http.ServeContent(w, r, "", time.Time{}, data)
 		return
 	}
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
+	// As ServeContent does, in fewer steps.
+	w.Header().Set("Accept-Ranges", "bytes")
+	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+	if b, ok := data.(*bytes.Reader); ok {
+		b.WriteTo(w)
+		return
+	}
+	io.CopyN(w, data, size)
 }
 
 // conditional reports whether the answer may be anything but the whole.
@@ -134,27 +180,11 @@ func (h *Handler) open(c store.Chunk) (b, buf []byte, err error) {
 			return nil, nil, fmt.Errorf("%w: %w", store.ErrDamaged, err)
 		}
 	}
-	if err := h.check(c.ID, b); err != nil {
+	if err := h.names.Check(c.ID, b); err != nil {
 		bufpool.Put(buf)
 		return nil, nil, err
 	}
 	return b, buf, nil
-}
-
-// check tries the digests that may name b, first the one that was right last.
-func (h *Handler) check(id chunker.ID, b []byte) error {
-	if len(b) > h.o.MaxChunk {
-		return fmt.Errorf("%w: more than %d bytes", store.ErrDamaged, h.o.MaxChunk)
-	}
-	first := int(h.digest.Load())
-	for i := range h.o.Digests {
-		n := (first + i) % len(h.o.Digests)
-		if h.o.Digests[n].Sum(b) == id {
-			h.digest.Store(uint32(n))
-			return nil
-		}
-	}
-	return fmt.Errorf("%w: content is not what %v names", store.ErrDamaged, id)
 }
 
 // putChunk stores an upload. It answers when the chunk is in the store for good.
@@ -163,11 +193,15 @@ func (h *Handler) putChunk(w http.ResponseWriter, r *http.Request, id chunker.ID
 	if f == plain {
 		limit = int64(h.o.MaxChunk)
 	}
-	if err := h.flights.slot(r.Context()); err != nil {
+	room := r.ContentLength
+	if room < 0 || room > limit {
+		room = limit
+	}
+	if err := h.makeRoom(r.Context(), room); err != nil {
 		h.chunkFault(w, r, err)
 		return
 	}
-	defer func() { <-h.flights.slots }()
+	defer h.uploads.Release(room)
 	body, err := readBody(r.Body, r.ContentLength, limit)
 	if err != nil {
 		h.badUpload(w, r, err)
@@ -188,7 +222,22 @@ func (h *Handler) putChunk(w http.ResponseWriter, r *http.Request, id chunker.ID
 	w.WriteHeader(status)
 }
 
-// verified returns body as chunk id if it is that.
+// uploadRoom is how many bytes uploads of chunks may take together, as they come; one
+// may always come.
+const uploadRoom = 256 << 20
+
+// makeRoom waits for n bytes of room for an upload.
+func (h *Handler) makeRoom(ctx context.Context, n int64) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, slotWait, errBusy)
+	defer cancel()
+	if h.uploads.Acquire(ctx, n) != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// verified returns body as chunk id if it is that. No more chunks are decoded at once
+// than there are processors.
 func (h *Handler) verified(id chunker.ID, f form, body []byte) (store.Chunk, error) {
 	c := store.Chunk{ID: id, Data: body, Loc: "upload"}
 	if f == compressed {
@@ -197,6 +246,8 @@ func (h *Handler) verified(id chunker.ID, f form, body []byte) (store.Chunk, err
 			return c, err
 		}
 	}
+	h.decoding <- struct{}{}
+	defer func() { <-h.decoding }()
 	_, buf, err := h.open(c)
 	bufpool.Put(buf)
 	return c, err
@@ -204,10 +255,9 @@ func (h *Handler) verified(id chunker.ID, f form, body []byte) (store.Chunk, err
 
 // add puts c into the store for good and returns the status to answer.
 func (h *Handler) add(ctx context.Context, c store.Chunk) (int, error) {
-	s := h.o.Source.(store.Store)
-	added, err := store.Add(ctx, s, c)
+	added, err := store.Add(ctx, h.o.Sink, c)
 	if err == nil {
-		err = store.Sync(ctx, s)
+		err = store.Sync(ctx, h.o.Sink)
 	}
 	if err != nil {
 		return 0, err

@@ -2,8 +2,10 @@ package httpstore
 
 import (
 	"cmp"
+	"context"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"time"
 )
@@ -21,13 +23,15 @@ type ServerOptions struct {
 	// MaxHeader is the greatest size of the head of a request in bytes; 0 means
 	// 16 KiB. The library adds 4 KiB.
 	MaxHeader int
+	// Gate bounds the number of connections: serve its listeners. Nil means no bound.
+	Gate *Gate
 	// Log is told of what goes wrong with connections; nil means nobody is.
 	Log *slog.Logger
 }
 
 // Server returns a server for h that bounds what clients may take: the size and the
-// time of a head, and the time for each piece of a body, in both directions. The
-// number of connections is for the listener to bound.
+// time of a head, the time for each piece of a body, in both directions, and the number
+// of connections, if there is a gate.
 func Server(h http.Handler, o *ServerOptions) *http.Server {
 	var d ServerOptions
 	if o != nil {
@@ -37,13 +41,23 @@ func Server(h http.Handler, o *ServerOptions) *http.Server {
 	if d.Log != nil {
 		log = d.Log
 	}
-	return &http.Server{
+	s := &http.Server{
 		Handler:           &patient{h, cmp.Or(d.Progress, 30*time.Second)},
 		ReadHeaderTimeout: cmp.Or(d.Header, 10*time.Second),
 		IdleTimeout:       cmp.Or(d.Idle, 2*time.Minute),
 		MaxHeaderBytes:    cmp.Or(d.MaxHeader, 16<<10),
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if c, ok := c.(*conn); ok {
+				return context.WithValue(ctx, connKey{}, c)
+			}
+			return ctx
+		},
 	}
+	if d.Gate != nil {
+		s.ConnState = d.Gate.state
+	}
+	return s
 }
 
 // piece is how many bytes must move within the time that a patient handler gives.
@@ -63,7 +77,7 @@ func (p *patient) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		control.SetReadDeadline(time.Now().Add(p.time))
 		r.Body = &patientReader{ReadCloser: r.Body, control: control, time: p.time}
 	}
-	p.h.ServeHTTP(&patientWriter{w, control, p.time}, r)
+	p.h.ServeHTTP(&patientWriter{w, control, p.time, connOf(r.Context())}, r)
 	control.SetWriteDeadline(time.Now().Add(p.time)) // for what is flushed in the end
 }
 
@@ -92,6 +106,7 @@ type patientWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	time    time.Duration
+	conn    *conn // or nil
 }
 
 // Unwrap is for http.ResponseController.
@@ -105,5 +120,33 @@ func (w *patientWriter) Write(b []byte) (n int, err error) {
 		n += m
 	}
 	w.control.SetWriteDeadline(time.Time{}) // while the handler works, nothing need go
+	return n, err
+}
+
+// ReadFrom writes r, of which it lets files go without a copy. It is the last thing that
+// a handler writes.
+func (w *patientWriter) ReadFrom(r io.Reader) (n int64, err error) {
+	l, ok := r.(*io.LimitedReader)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{w}, r)
+	}
+	if w.conn != nil {
+		w.conn.hold()
+		w.control.Flush() // the head; else the library would copy the beginning of the file
+	}
+	for err == nil && l.N > 0 {
+		w.control.SetWriteDeadline(time.Now().Add(w.time))
+		part := io.LimitedReader{R: l.R, N: min(l.N, piece)}
+		var m int64
+		m, err = io.Copy(w.ResponseWriter, &part)
+		n += m
+		l.N -= m
+		if err == nil && part.N > 0 {
+			break // the source has ended
+		}
+	}
+	if rerr := w.conn.release(); err == nil {
+		err = rerr
+	}
 	return n, err
 }

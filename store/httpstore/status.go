@@ -25,6 +25,10 @@ type StatusError struct {
 // the other as well.
 const formsHeader = "Castor-Forms"
 
+// storedHeader tells clients the length in bytes of a chunk in the form in which the
+// server holds it, where that of the form they ask for is not known.
+const storedHeader = "Castor-Stored-Size"
+
 func newStatusError(resp *http.Response, method string) *StatusError {
 	return &StatusError{
 		Code:       resp.StatusCode,

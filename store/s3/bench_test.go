@@ -13,21 +13,22 @@ import (
 
 	"github.com/castorsync/castor/internal/bufpool"
 	"github.com/castorsync/castor/internal/par"
+	"github.com/castorsync/castor/internal/tests3"
 	"github.com/castorsync/castor/store"
 	"github.com/castorsync/castor/store/storetest"
 )
 
 // bare is minio-go as its documentation has it, with connections kept for all
 // workers.
-func bare(b *testing.B, g *gateway) *minio.Core {
+func bare(b *testing.B, g *tests3.Server) *minio.Core {
 	b.Helper()
 	tr, err := minio.DefaultTransport(false)
 	if err != nil {
 		b.Fatal(err)
 	}
 	tr.MaxIdleConnsPerHost = 128
-	c, err := minio.NewCore(g.addr, &minio.Options{
-		Creds: credentials.NewStaticV4(accessKey, secretKey, ""), Region: "us-east-1", Transport: tr,
+	c, err := minio.NewCore(g.Addr, &minio.Options{
+		Creds: credentials.NewStaticV4(tests3.AccessKey, tests3.SecretKey, ""), Region: "us-east-1", Transport: tr,
 	})
 	if err != nil {
 		b.Fatal(err)
@@ -41,7 +42,7 @@ func bare(b *testing.B, g *gateway) *minio.Core {
 // the loop: above 1, the Store is faster.
 func BenchmarkTransfer(b *testing.B) {
 	const workers, round, size = 16, 400, 64 << 10
-	g := startGateway(b)
+	g := tests3.Start(b)
 	c := bare(b, g)
 	o := keyed()
 	o.Plain = true // what is compressed moves the same way, but shorter
@@ -76,7 +77,7 @@ func BenchmarkTransfer(b *testing.B) {
 		b.ReportMetric(0, "ns/op")
 	}
 	b.Run("upload", func(b *testing.B) {
-		s := open(b, g.url("store"), o)
+		s := open(b, g.URL("store"), o)
 		run(b, func(ctx context.Context, n, i int) error {
 			// A chunk of another name each time, for nobody checks that here.
 			x := chunks[i]
@@ -87,7 +88,7 @@ func BenchmarkTransfer(b *testing.B) {
 			return err
 		})
 	})
-	s := open(b, g.url("download"), o)
+	s := open(b, g.URL("download"), o)
 	for i, x := range chunks {
 		if err := s.Put(b.Context(), x); err != nil {
 			b.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"github.com/castorsync/castor/internal/tests3"
 	"github.com/castorsync/castor/store/s3"
 	"github.com/castorsync/castor/store/storetest"
 )
@@ -28,9 +29,9 @@ func readIndex(ctx context.Context, url string, o *s3.Options) ([]byte, error) {
 }
 
 func TestIndex(t *testing.T) {
-	g := startGateway(t)
+	g := tests3.Start(t)
 	o := keyed()
-	url := g.url("a b/x#1.caibx")
+	url := g.URL("a b/x#1.caibx")
 	url = strings.ReplaceAll(strings.ReplaceAll(url, " ", "%20"), "#", "%23")
 	if _, err := readIndex(t.Context(), url, o); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("an index that is not there: %v", err)
@@ -52,7 +53,7 @@ func TestIndex(t *testing.T) {
 			t.Errorf("%d bytes: got %d, %v", size, len(got), err)
 		}
 	}
-	if _, err := s3.GetIndex(t.Context(), g.url(""), o); err == nil {
+	if _, err := s3.GetIndex(t.Context(), g.URL(""), o); err == nil {
 		t.Error("the bucket is no index")
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -69,23 +70,23 @@ func TestIndex(t *testing.T) {
 
 // TestIndexCut reads and writes an index over connections that break.
 func TestIndexCut(t *testing.T) {
-	g := startGateway(t)
+	g := tests3.Start(t)
 	o := keyed()
 	o.Retries, o.Backoff = 50, time.Millisecond
 	data := storetest.Random(1, 3<<20)
-	if err := s3.PutIndex(t.Context(), g.url("x.caibx"), bytes.NewReader(data), int64(len(data)), o); err != nil {
+	if err := s3.PutIndex(t.Context(), g.URL("x.caibx"), bytes.NewReader(data), int64(len(data)), o); err != nil {
 		t.Fatal(err)
 	}
-	url := "s3+http://" + cutter(t, g.addr, 200_000, 800_000) + "/bucket/x.caibx"
+	url := "s3+http://" + cutter(t, g.Addr, 200_000, 800_000) + "/bucket/x.caibx"
 	if got, err := readIndex(t.Context(), url, o); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("got %d bytes, %v", len(got), err)
 	}
 	o.Retries = 2
-	short := "s3+http://" + cutter(t, g.addr, 1000, 2_000) + "/bucket/y.caibx"
+	short := "s3+http://" + cutter(t, g.Addr, 1000, 2_000) + "/bucket/y.caibx"
 	if err := s3.PutIndex(t.Context(), short, bytes.NewReader(data), int64(len(data)), o); err == nil {
 		t.Error("an upload that is cut each time succeeds")
 	}
-	if _, err := readIndex(t.Context(), g.url("y.caibx"), o); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := readIndex(t.Context(), g.URL("y.caibx"), o); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("after an upload that was cut: %v, want nothing there", err)
 	}
 }

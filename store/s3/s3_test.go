@@ -24,6 +24,7 @@ import (
 
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/internal/par"
+	"github.com/castorsync/castor/internal/tests3"
 	"github.com/castorsync/castor/store"
 	"github.com/castorsync/castor/store/cacnk"
 	"github.com/castorsync/castor/store/dir"
@@ -36,7 +37,7 @@ func noEnv(string) string { return "" }
 
 // keyed are options with the gateway's keys.
 func keyed() *s3.Options {
-	return &s3.Options{AccessKey: accessKey, SecretKey: secretKey, Backoff: 5 * time.Millisecond, Getenv: noEnv}
+	return &s3.Options{AccessKey: tests3.AccessKey, SecretKey: tests3.SecretKey, Backoff: 5 * time.Millisecond, Getenv: noEnv}
 }
 
 func open(t testing.TB, url string, o *s3.Options) *s3.Store {
@@ -67,17 +68,17 @@ func name(id chunker.ID) string { return id.String()[:4] + "/" + id.String() + "
 
 // TestStore runs the suite of stores on a real server.
 func TestStore(t *testing.T) {
-	g := startGateway(t)
+	g := tests3.Start(t)
 	n := 0
 	storetest.Run(t, func(t *testing.T) store.Store {
 		n++
-		return open(t, g.url(fmt.Sprintf("stores/%d", n)), keyed())
+		return open(t, g.URL(fmt.Sprintf("stores/%d", n)), keyed())
 	})
-	s, c := open(t, g.url(""), keyed()), storetest.Chunk(1, 5000)
+	s, c := open(t, g.URL(""), keyed()), storetest.Chunk(1, 5000)
 	if err := s.Put(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join(g.dir, "bucket", filepath.FromSlash(name(c.ID)))); err != nil {
+	if _, err := os.Stat(filepath.Join(g.Dir, "bucket", filepath.FromSlash(name(c.ID)))); err != nil {
 		t.Errorf("a store in the root of the bucket: %v", err)
 	}
 }
@@ -106,13 +107,13 @@ func TestServers(t *testing.T) {
 // TestLayout reads what store/dir has written, copied into the bucket, and the other
 // way round.
 func TestLayout(t *testing.T) {
-	g := startGateway(t)
+	g := tests3.Start(t)
 	for _, plain := range []bool{false, true} {
-		d, err := dir.Open(filepath.Join(g.dir, "bucket", fmt.Sprint("dir", plain)), &dir.Options{Create: true, Plain: plain})
+		d, err := dir.Open(filepath.Join(g.Dir, "bucket", fmt.Sprint("dir", plain)), &dir.Options{Create: true, Plain: plain})
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := open(t, g.url(fmt.Sprint("dir", plain)), keyed())
+		s := open(t, g.URL(fmt.Sprint("dir", plain)), keyed())
 		for i := range 10 {
 			c := storetest.Chunk(uint64(i), 3000)
 			if i%2 == 0 {
@@ -135,7 +136,7 @@ func TestLayout(t *testing.T) {
 
 // TestRefusals checks that what is wrong is told apart.
 func TestRefusals(t *testing.T) {
-	g := startGateway(t)
+	g := tests3.Start(t)
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -153,10 +154,10 @@ func TestRefusals(t *testing.T) {
 		want error
 		text string
 	}{
-		"wrong access key": {g.url("p"), wrongKey, fs.ErrPermission, "does not know the access key"},
-		"wrong secret":     {g.url("p"), wrongSecret, fs.ErrPermission, "is the secret key right?"},
-		"no credentials":   {g.url("p"), none, fs.ErrPermission, "no credentials were found"},
-		"no bucket":        {strings.Replace(g.url("p"), "/bucket", "/no-such", 1), keyed(), nil, `there is no bucket "no-such"`},
+		"wrong access key": {g.URL("p"), wrongKey, fs.ErrPermission, "does not know the access key"},
+		"wrong secret":     {g.URL("p"), wrongSecret, fs.ErrPermission, "is the secret key right?"},
+		"no credentials":   {g.URL("p"), none, fs.ErrPermission, "no credentials were found"},
+		"no bucket":        {strings.Replace(g.URL("p"), "/bucket", "/no-such", 1), keyed(), nil, `there is no bucket "no-such"`},
 		"no server":        {"s3+http://" + closed.Addr().String() + "/bucket", few, nil, "connection refused (tried 2 times)"},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -251,7 +252,7 @@ func TestRequests(t *testing.T) {
 // TestUse checks that a chunk that somebody counts on is not collected, on servers
 // that do and do not renew the time of what is copied onto itself.
 func TestUse(t *testing.T) {
-	g := startGateway(t)
+	g := tests3.Start(t)
 	f := &fake{}
 	refusing := &fake{meddle: func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Header.Get("X-Amz-Copy-Source") != "" {
@@ -266,7 +267,7 @@ func TestUse(t *testing.T) {
 	}{
 		"renews":  {f.serve(t) + "/p", func(store.Chunk) { f.age(48 * time.Hour) }},
 		"refuses": {refusing.serve(t) + "/p", func(store.Chunk) { refusing.age(48 * time.Hour) }}, // to copy
-		"keeps":   {g.url("p"), func(c store.Chunk) { g.age(t, "p/"+name(c.ID), 48*time.Hour) }},
+		"keeps":   {g.URL("p"), func(c store.Chunk) { g.Age(t, "p/"+name(c.ID), 48*time.Hour) }},
 	} {
 		for use, f := range map[string]func(s *s3.Store, c store.Chunk) error{
 			"Has": func(s *s3.Store, c store.Chunk) error {
@@ -387,8 +388,8 @@ func TestRemove(t *testing.T) {
 // TestCollect makes and collects at the same time: every chunk that a make counts on
 // is there afterwards.
 func TestCollect(t *testing.T) {
-	g := startGateway(t)
-	url := g.url("p")
+	g := tests3.Start(t)
+	url := g.URL("p")
 	const n = 200
 	chunks := make([]store.Chunk, n)
 	s := open(t, url, keyed())
@@ -400,7 +401,7 @@ func TestCollect(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range chunks {
-		g.age(t, "p/"+name(c.ID), 48*time.Hour)
+		g.Age(t, "p/"+name(c.ID), 48*time.Hour)
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -541,16 +542,16 @@ func TestRegion(t *testing.T) {
 
 // TestRestart kills the server in the middle of reading and writing.
 func TestRestart(t *testing.T) {
-	g := startGateway(t)
+	g := tests3.Start(t)
 	o := keyed()
 	o.Retries, o.Backoff = 20, 10*time.Millisecond
-	s := open(t, g.url("p"), o)
+	s := open(t, g.URL("p"), o)
 	const n = 300
 	var done atomic.Int64
 	err := par.Each(t.Context(), 8, n, func(ctx context.Context, i int) error {
 		if done.Add(1) == n/3 {
-			g.stop()
-			g.start(t)
+			g.Kill()
+			g.Restart(t)
 		}
 		c := storetest.Chunk(uint64(i), 20_000)
 		if err := s.Put(ctx, c); err != nil {
@@ -568,8 +569,8 @@ func TestRestart(t *testing.T) {
 
 // TestCuts has connections that break after a random number of bytes.
 func TestCuts(t *testing.T) {
-	g := startGateway(t)
-	addr := cutter(t, g.addr, 5_000, 200_000)
+	g := tests3.Start(t)
+	addr := cutter(t, g.Addr, 5_000, 200_000)
 	o := keyed()
 	o.Retries = 30
 	s := open(t, "s3+http://"+addr+"/bucket/p", o)

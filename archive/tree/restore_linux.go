@@ -1,0 +1,651 @@
+package tree
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/castorsync/castor/archive"
+)
+
+// openFlags keep a file that turns out to be a fifo from holding up the run.
+const openFlags = unix.O_NONBLOCK
+
+// fileSystem is what is known of the destination's file system.
+type fileSystem struct {
+	fat   bool // it may have the attributes of FAT
+	btrfs bool
+}
+
+// Magic numbers of statfs(2).
+const (
+	magicFAT   = 0x4d44
+	magicFUSE  = 0x65735546
+	magicBtrfs = 0x9123683e
+)
+
+func examine(d *destDir) (s fileSystem) {
+	var st unix.Statfs_t
+	if unix.Fstatfs(d.fd, &st) == nil {
+		s.fat = st.Type == magicFAT || st.Type == magicFUSE
+		s.btrfs = uint32(st.Type) == magicBtrfs
+	}
+	return s
+}
+
+// lock excludes other runs for the same directory until it is closed, where the
+// file system has locks.
+func lock(d *destDir) error {
+	err := retry(func() error { return unix.Flock(d.fd, unix.LOCK_EX|unix.LOCK_NB) })
+	if err == unix.EWOULDBLOCK {
+		return err
+	}
+	return nil
+}
+
+// syncTree makes the whole file system durable, with one call.
+func syncTree(d *destDir) error { return os.NewSyscallError("syncfs", unix.Syncfs(d.fd)) }
+
+// makeSubvolume makes a subvolume of btrfs.
+func makeSubvolume(d *destDir, name string) error {
+	// struct btrfs_ioctl_vol_args and BTRFS_IOC_SUBVOL_CREATE of linux/btrfs.h
+	var args struct {
+		fd   int64
+		name [4088]byte
+	}
+	const subvolCreate = 0x5000940e
+	copy(args.name[:len(args.name)-1], name)
+	if err := ioctl(d.fd, subvolCreate, unsafe.Pointer(&args)); err != nil {
+		return err
+	}
+	_, err := d.allow(name)
+	return err
+}
+
+func ioctl(fd int, request uint, arg unsafe.Pointer) error {
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(request), uintptr(arg))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// Attributes that must be set before there is data, and those that hinder changes.
+const (
+	earlyFlags = archive.FlagNoATime | archive.FlagCompr | archive.FlagNoCOW | archive.FlagNoComp | archive.FlagProjInherit
+	lateFlags  = archive.Chattr &^ earlyFlags
+	hindrances = archive.FlagImmutable | archive.FlagAppend
+)
+
+// prepare sets what must be set on a file before it has content, and removes what
+// hinders that and is not to stay.
+func (u *unpacker) prepare(t target, n *archive.Node) error {
+	if !u.mask.Any(archive.Chattr | archive.QuotaProjID) {
+		return nil
+	}
+	early := u.mask & (earlyFlags | hindrances&^n.Flags)
+	if err := u.chattr(t, n, early); err != nil {
+		return err
+	}
+	return u.project(t, n)
+}
+
+// chattr makes those of a node's attributes that are in mask what they are to be.
+func (u *unpacker) chattr(t target, n *archive.Node, mask archive.Features) error {
+	set := n.Flags & mask
+	if set == 0 && (t.bare || mask == 0) {
+		return nil
+	}
+	err := setChattr(t.fd(), set, mask)
+	if set == 0 && unlessUnsupported(err) == nil {
+		return nil // what has no attributes has none to clear
+	}
+	return u.problem(t.path, "attributes", err)
+}
+
+func (u *unpacker) project(t target, n *archive.Node) error {
+	if !u.mask.Has(archive.QuotaProjID) || n.ProjectID == 0 && t.bare {
+		return nil
+	}
+	err := setProject(t.fd(), n.ProjectID)
+	if n.ProjectID == 0 && unlessUnsupported(err) == nil {
+		return nil // what has no project ids has none to clear
+	}
+	return u.problem(t.path, "project id", err)
+}
+
+// seal sets what hinders changes of a file or directory, when there are no more.
+func (u *unpacker) seal(t target, n *archive.Node) error {
+	if err := u.chattr(t, n, u.mask&lateFlags); err != nil {
+		return err
+	}
+	if fat := n.Flags & u.mask & archive.FATAttrs; fat != 0 || u.fs.fat && u.mask.Any(archive.FATAttrs) {
+		if err := u.problem(t.path, "FAT attributes", setFAT(t.fd(), fat, u.mask&archive.FATAttrs)); err != nil {
+			return err
+		}
+	}
+	if n.IsDir() && u.mask.Has(archive.SubvolumeRO) && n.Flags.Has(archive.SubvolumeRO) {
+		return u.problem(t.path, "read-only subvolume", setReadOnly(t.self))
+	}
+	return nil
+}
+
+// restore restores the metadata of a node in the order in which one thing does not
+// undo another: owners clear capabilities, permissions change ACLs, and everything
+// changes times. What hinders changes comes last. What is right already is left
+// alone, so that nothing is asked of a file that must not change, or a system that
+// has no such thing.
+func (u *unpacker) restore(t target, n *archive.Node) error {
+	opened := t.file != nil || t.self != nil
+	if opened && !t.unsealed {
+		if err := u.prepare(t, n); err != nil {
+			return err
+		}
+	}
+	h, err := t.open()
+	if err != nil {
+		return err
+	}
+	defer h.close()
+	for _, step := range []func(*handle, target, *archive.Node) error{
+		u.owner, u.permissions, u.xattrs, u.caps, u.label, u.time,
+	} {
+		if err := step(h, t, n); err != nil {
+			return err
+		}
+	}
+	if opened && !t.unsealed {
+		return u.seal(t, n)
+	}
+	return nil
+}
+
+// fd returns the descriptor of an open file or directory.
+func (t *target) fd() int {
+	if t.file != nil {
+		return t.file.fd
+	}
+	return t.self.fd
+}
+
+// handle is how system calls reach a node.
+type handle struct {
+	fd      int
+	path    string // if not empty, fd was opened with O_PATH and this leads to it
+	st      unix.Stat_t
+	chowned bool     // so that st.Mode may be wrong
+	names   []string // of its extended attributes
+}
+
+// open returns a handle of t. What is no file is opened by its name without opening
+// what it stands for.
+func (t *target) open() (h *handle, err error) {
+	h = &handle{}
+	if t.name == "" {
+		h.fd = t.fd()
+	} else {
+		h.fd, err = openat(t.dir.fd, t.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC)
+		if err != nil {
+			return nil, os.NewSyscallError("openat", err)
+		}
+		h.path = procPath(h.fd)
+	}
+	if err = unix.Fstat(h.fd, &h.st); err != nil {
+		h.close()
+		return nil, os.NewSyscallError("fstat", err)
+	}
+	if !t.bare && h.st.Mode&archive.TypeMask != archive.TypeSymlink {
+		h.list()
+	}
+	return h, nil
+}
+
+func (h *handle) close() {
+	if h.path != "" {
+		unix.Close(h.fd)
+	}
+}
+
+// list reads the names of the extended attributes. If that is not possible, there
+// are none to remove.
+func (h *handle) list() {
+	b, err := grow(func(b []byte) (int, error) {
+		if h.path != "" {
+			return unix.Listxattr(h.path, b)
+		}
+		return unix.Flistxattr(h.fd, b)
+	})
+	if err == nil && len(b) > 0 {
+		h.names = strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00")
+	}
+}
+
+// set sets an extended attribute, unless it is right.
+func (h *handle) set(name string, value []byte) error {
+	if slices.Contains(h.names, name) {
+		src := attributeSource{fd: h.fd, path: h.path}
+		if now, ok, err := src.get(name); err == nil && ok && bytes.Equal(now, value) {
+			return nil
+		}
+	}
+	var err error
+	if h.path != "" {
+		err = unix.Setxattr(h.path, name, value, 0)
+	} else {
+		err = unix.Fsetxattr(h.fd, name, value, 0)
+	}
+	if err == unix.ENOSPC && len(value) > smallXAttr {
+		err = fmt.Errorf("%w: too large for the file system", unix.E2BIG)
+	}
+	return err
+}
+
+// smallXAttr is a size of attributes in bytes that every file system takes that has
+// some. That there is no space for larger ones need not mean that the disk is full.
+const smallXAttr = 512
+
+// remove removes an extended attribute, if it is there.
+func (h *handle) remove(name string) error {
+	if !slices.Contains(h.names, name) {
+		return nil
+	}
+	var err error
+	if h.path != "" {
+		err = unix.Removexattr(h.path, name)
+	} else {
+		err = unix.Fremovexattr(h.fd, name)
+	}
+	if err == unix.ENODATA {
+		return nil
+	}
+	return err
+}
+
+// owner sets user and group.
+func (u *unpacker) owner(h *handle, t target, n *archive.Node) error {
+	if !u.mask.Any(ownerFeatures) {
+		return nil
+	}
+	uid, gid, err := u.ids(n)
+	if err == nil && h.st.Uid == uid && h.st.Gid == gid {
+		return nil
+	}
+	if err == nil {
+		err = unix.Fchownat(h.fd, "", int(uid), int(gid), unix.AT_EMPTY_PATH)
+	}
+	if err == nil {
+		h.st.Uid, h.st.Gid, h.chowned = uid, gid, true
+	}
+	return u.problem(t.path, "owner", err)
+}
+
+const ownerFeatures = uidFeatures | archive.UserNames
+
+// ids returns the numbers of a node's owner.
+func (u *unpacker) ids(n *archive.Node) (uid, gid uint32, err error) {
+	if uid, err = u.number(n.User, n.UID, u.owners.user); err == nil {
+		gid, err = u.number(n.Group, n.GID, u.owners.group)
+	}
+	return uid, gid, err
+}
+
+// permissions sets mode and ACLs.
+func (u *unpacker) permissions(h *handle, t target, n *archive.Node) error {
+	if n.IsSymlink() {
+		return nil
+	}
+	acls := u.mask.Has(archive.ACLs)
+	if acls && n.ACL.Access == nil {
+		if err := u.problem(t.path, "ACL", h.remove(aclAccess)); err != nil {
+			return err
+		}
+	}
+	if mode, ok := u.modeOf(h, t, n); ok {
+		if err := u.chmod(h, t, n, mode); err != nil {
+			return err
+		}
+	}
+	if acls && n.ACL.Access != nil {
+		value, err := u.accessACL(n)
+		if err := u.setACL(h, t, aclAccess, value, err); err != nil {
+			return err
+		}
+	}
+	switch {
+	case !acls || !n.IsDir():
+		return nil
+	case n.ACL.Default == nil:
+		return u.problem(t.path, "default ACL", h.remove(aclDefault))
+	}
+	value, err := u.defaultACL(n.ACL.Default)
+	return u.setACL(h, t, aclDefault, value, err)
+}
+
+// modeOf returns the permissions that a node is to have, and whether they are to be
+// set.
+func (u *unpacker) modeOf(h *handle, t target, n *archive.Node) (mode uint32, set bool) {
+	now := h.st.Mode & archive.PermMask
+	if t.bare || t.unsealed {
+		now = 0o666 &^ umask
+		if n.IsDir() {
+			now = 0o777 &^ umask
+		}
+	}
+	switch {
+	case u.mask.Any(archive.Permissions | archive.ACLs):
+		return n.Perm(), true
+	case !u.mask.Has(archive.ReadOnly):
+		return now, t.bare || t.unsealed
+	case n.Perm()&0o222 == 0:
+		return now &^ 0o222, true
+	}
+	return now | 0o200, true
+}
+
+// umask is the process's. It can only be read by setting it.
+var umask = func() uint32 {
+	old := unix.Umask(0o077)
+	unix.Umask(old)
+	return uint32(old)
+}()
+
+// chmod sets permissions, but not the set-id bits for an owner that is not the one
+// that the archive says.
+func (u *unpacker) chmod(h *handle, t target, n *archive.Node, mode uint32) error {
+	if mode&0o6000 != 0 && u.mask.Any(ownerFeatures) {
+		if uid, gid, err := u.ids(n); err != nil || h.st.Uid != uid || h.st.Gid != gid {
+			if err := u.problem(t.path, "set-id bits", errForeignOwner); err != nil {
+				return err
+			}
+			mode &^= 0o6000
+		}
+	}
+	if !h.chowned && h.st.Mode&archive.PermMask == mode {
+		return nil
+	}
+	var err error
+	if h.path != "" {
+		err = unix.Chmod(h.path, mode)
+	} else {
+		err = unix.Fchmod(h.fd, mode)
+	}
+	return u.problem(t.path, "permissions", err)
+}
+
+var errForeignOwner = fmt.Errorf("%w: not set, since the owner could not be restored", fs.ErrPermission)
+
+// setACL sets an access control list that was built with err.
+func (u *unpacker) setACL(h *handle, t target, name string, value []byte, err error) error {
+	if err := u.problem(t.path, "ACL", err); err != nil {
+		return err
+	}
+	return u.problem(t.path, "ACL", h.set(name, value))
+}
+
+// xattrs sets user.* and trusted.* attributes, and removes others of those.
+func (u *unpacker) xattrs(h *handle, t target, n *archive.Node) error {
+	if !u.mask.Has(archive.XAttrs) || n.IsSymlink() {
+		return nil
+	}
+	for _, name := range h.names {
+		_, keep := slices.BinarySearchFunc(n.XAttrs, name, compareXAttr)
+		if !keep && restorableXattr(name) {
+			if err := u.problem(t.path, "attribute "+name, h.remove(name)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, x := range n.XAttrs {
+		if !restorableXattr(x.Name) {
+			continue // only what has a feature of its own may be set elsewhere
+		}
+		if err := u.problem(t.path, "attribute "+x.Name, h.set(x.Name, x.Value)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func restorableXattr(name string) bool {
+	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "trusted.")
+}
+
+// caps sets file capabilities.
+func (u *unpacker) caps(h *handle, t target, n *archive.Node) error {
+	const name = "security.capability"
+	switch {
+	case !u.mask.Has(archive.FCaps) || !n.IsRegular():
+		return nil
+	case len(n.FCaps) == 0:
+		return u.problem(t.path, "capabilities", h.remove(name))
+	case h.chowned: // that has cleared them
+		h.names = slices.DeleteFunc(h.names, func(s string) bool { return s == name })
+	}
+	return u.problem(t.path, "capabilities", h.set(name, n.FCaps))
+}
+
+// label sets the SELinux label.
+func (u *unpacker) label(h *handle, t target, n *archive.Node) error {
+	if !u.mask.Has(archive.SELinux) || n.SELinux == "" {
+		return nil
+	}
+	const name = "security.selinux"
+	value := append([]byte(n.SELinux), 0)
+	if n.IsSymlink() {
+		return u.problem(t.path, "SELinux label", unix.Lsetxattr(procPath(t.dir.fd)+"/"+t.name, name, value, 0))
+	}
+	return u.problem(t.path, "SELinux label", h.set(name, value))
+}
+
+// time sets the time of the last change.
+func (u *unpacker) time(h *handle, t target, n *archive.Node) error {
+	if !u.mask.Any(timeFeatures) || h.st.Mtim.Nano() == n.MTime {
+		return nil
+	}
+	ts := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(n.MTime)}
+	if h.path != "" {
+		return u.problem(t.path, "time", unix.UtimesNanoAt(t.dir.fd, t.name, ts[:], unix.AT_SYMLINK_NOFOLLOW))
+	}
+	// Without a name, the call is for the descriptor.
+	_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(h.fd), 0, uintptr(unsafe.Pointer(&ts)), 0, 0, 0)
+	if errno != 0 {
+		return u.problem(t.path, "time", errno)
+	}
+	return nil
+}
+
+// Tags of entries in the binary form of ACLs, linux/posix_acl_xattr.h.
+const (
+	aclVersion  = 2
+	tagUserObj  = 0x01
+	tagUser     = 0x02
+	tagGroupObj = 0x04
+	tagGroup    = 0x08
+	tagMask     = 0x10
+	tagOther    = 0x20
+	noID        = 0xffffffff
+)
+
+const (
+	aclAccess  = "system.posix_acl_access"
+	aclDefault = "system.posix_acl_default"
+)
+
+// accessACL returns the kernel's form of a node's access control list. With an error,
+// it is without those who are not known here.
+func (u *unpacker) accessACL(n *archive.Node) ([]byte, error) {
+	a := n.ACL.Access
+	users, err1 := u.aclEntries(tagUser, a.Users, u.owners.user)
+	groups, err2 := u.aclEntries(tagGroup, a.Groups, u.owners.group)
+	b := binary.LittleEndian.AppendUint32(nil, aclVersion)
+	b = appendACLEntry(b, tagUserObj, archive.ACLPerm(n.Perm()>>6&7), noID)
+	b = append(b, users...)
+	b = appendACLEntry(b, tagGroupObj, a.GroupObj, noID)
+	b = append(b, groups...)
+	b = appendACLEntry(b, tagMask, archive.ACLPerm(n.Perm()>>3&7), noID)
+	b = appendACLEntry(b, tagOther, archive.ACLPerm(n.Perm()&7), noID)
+	return b, cmp.Or(err1, err2)
+}
+
+// defaultACL is for directories what accessACL is.
+func (u *unpacker) defaultACL(a *archive.DefaultACL) ([]byte, error) {
+	users, err1 := u.aclEntries(tagUser, a.Users, u.owners.user)
+	groups, err2 := u.aclEntries(tagGroup, a.Groups, u.owners.group)
+	b := binary.LittleEndian.AppendUint32(nil, aclVersion)
+	b = appendACLEntry(b, tagUserObj, a.UserObj, noID)
+	b = append(b, users...)
+	b = appendACLEntry(b, tagGroupObj, a.GroupObj, noID)
+	b = append(b, groups...)
+	if a.Mask != archive.NoMask {
+		b = appendACLEntry(b, tagMask, a.Mask, noID)
+	}
+	return appendACLEntry(b, tagOther, a.Other, noID), cmp.Or(err1, err2)
+}
+
+func appendACLEntry(b []byte, tag uint16, perm archive.ACLPerm, id uint32) []byte {
+	b = binary.LittleEndian.AppendUint16(b, tag)
+	b = binary.LittleEndian.AppendUint16(b, uint16(perm))
+	return binary.LittleEndian.AppendUint32(b, id)
+}
+
+// aclEntries returns entries with their numbers here, ascending as the kernel wants
+// them. With an error, those who are not known here are left out.
+func (u *unpacker) aclEntries(tag uint16, list []archive.ACLEntry, find func(string) int64) (b []byte, err error) {
+	type entry struct {
+		id   uint32
+		perm archive.ACLPerm
+	}
+	var here []entry
+	for _, e := range list {
+		id, unknown := u.number(e.Name, e.ID, find)
+		if unknown != nil {
+			err = unknown
+			continue
+		}
+		here = append(here, entry{id, e.Perm})
+	}
+	slices.SortFunc(here, func(a, b entry) int { return cmp.Compare(a.id, b.id) })
+	for _, e := range here {
+		b = appendACLEntry(b, tag, e.perm, e.id)
+	}
+	return b, err
+}
+
+// Attributes as the kernel numbers them, FS_*_FL of linux/fs.h.
+const (
+	flagImmutable = 0x10
+	flagAppend    = 0x20
+)
+
+var kernelFlags = []struct {
+	f    archive.Features
+	flag int
+}{
+	{archive.FlagAppend, flagAppend},
+	{archive.FlagNoATime, 0x80},
+	{archive.FlagCompr, 0x4},
+	{archive.FlagNoCOW, 0x800000},
+	{archive.FlagNoDump, 0x40},
+	{archive.FlagDirSync, 0x10000},
+	{archive.FlagImmutable, flagImmutable},
+	{archive.FlagSync, 0x8},
+	{archive.FlagNoComp, 0x400},
+	{archive.FlagProjInherit, 0x20000000},
+}
+
+// setChattr makes those of an open node's attributes that are in mask what set says.
+func setChattr(fd int, set, mask archive.Features) error {
+	now, err := unix.IoctlGetInt(fd, unix.FS_IOC_GETFLAGS)
+	if err != nil {
+		return err
+	}
+	want := now
+	for _, k := range kernelFlags {
+		if set.Has(k.f) {
+			want |= k.flag
+		} else if mask.Has(k.f) {
+			want &^= k.flag
+		}
+	}
+	if want == now {
+		return nil
+	}
+	return unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, want)
+}
+
+// setProject sets the project id of an open node.
+func setProject(fd int, id uint32) error {
+	// struct fsxattr, FS_IOC_FSGETXATTR and FS_IOC_FSSETXATTR of linux/fs.h
+	var attr struct {
+		flags, extent, extents, project, cow uint32
+		_                                    [8]byte
+	}
+	const get, set = 0x801c581f, 0x401c5820
+	if err := ioctl(fd, get, unsafe.Pointer(&attr)); err != nil || attr.project == id {
+		return err
+	}
+	attr.project = id
+	return ioctl(fd, set, unsafe.Pointer(&attr))
+}
+
+// setFAT makes those of an open node's FAT attributes that are in mask what set says.
+func setFAT(fd int, set, mask archive.Features) error {
+	// FAT_IOCTL_GET_ATTRIBUTES and FAT_IOCTL_SET_ATTRIBUTES of linux/msdos_fs.h
+	const get, put = 0x80047210, 0x40047211
+	var now uint32
+	if err := ioctl(fd, get, unsafe.Pointer(&now)); err != nil {
+		if set == 0 {
+			return nil // what has no such attributes has none to clear
+		}
+		return err
+	}
+	want := now
+	for _, a := range []struct {
+		f   archive.Features
+		bit uint32
+	}{{archive.FlagHidden, 2}, {archive.FlagSystem, 4}, {archive.FlagArchive, 0x20}} {
+		if set.Has(a.f) {
+			want |= a.bit
+		} else if mask.Has(a.f) {
+			want &^= a.bit
+		}
+	}
+	if want == now {
+		return nil
+	}
+	return ioctl(fd, put, unsafe.Pointer(&want))
+}
+
+// BTRFS_IOC_SUBVOL_GETFLAGS, …SETFLAGS and BTRFS_SUBVOL_RDONLY of linux/btrfs.h
+const (
+	subvolGetFlags, subvolSetFlags = 0x80089419, 0x4008941a
+	subvolReadOnly                 = 2
+)
+
+// setReadOnly makes a subvolume of btrfs read-only.
+func setReadOnly(d *destDir) error {
+	var flags uint64
+	if err := ioctl(d.fd, subvolGetFlags, unsafe.Pointer(&flags)); err != nil {
+		return err
+	}
+	flags |= subvolReadOnly
+	return ioctl(d.fd, subvolSetFlags, unsafe.Pointer(&flags))
+}
+
+// clearReadOnly makes d writable if it is a read-only subvolume of btrfs. What goes
+// wrong shows when something is written.
+func clearReadOnly(d *destDir) {
+	var flags uint64
+	if ioctl(d.fd, subvolGetFlags, unsafe.Pointer(&flags)) == nil && flags&subvolReadOnly != 0 {
+		flags &^= subvolReadOnly
+		ioctl(d.fd, subvolSetFlags, unsafe.Pointer(&flags))
+	}
+}

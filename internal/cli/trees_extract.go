@@ -1,0 +1,337 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/castorsync/castor/archive"
+	"github.com/castorsync/castor/archive/tree"
+	"github.com/castorsync/castor/index"
+	"github.com/castorsync/castor/index/assemble"
+	"github.com/castorsync/castor/internal/location"
+	"github.com/castorsync/castor/internal/units"
+)
+
+// treeExtract are the flags of extract that are for trees.
+type treeExtract struct {
+	features featureFlags
+	delete   bool
+	strict   bool
+	what     string
+	tar      bool
+	out      io.Writer // the tar file that is written; nil for a directory
+}
+
+func (t *treeExtract) add(cmd *cobra.Command) {
+	t.features.addMask(cmd, "of a tree, what is restored")
+	fl := cmd.Flags()
+	fl.BoolVar(&t.delete, "delete", false, "of a tree: remove what the archive does not have, after all else has gone well")
+	fl.BoolVar(&t.strict, "strict", false, "of a tree: fail if something cannot be restored here, such as an owner without the privilege")
+	fl.BoolVar(&t.features.hardLinks, "hard-links", false, "of a tree: restore hard links that make --hard-links has marked")
+	fl.BoolVar(&t.tar, "tar", false, "of a tree: DEST is a tar file")
+	addWhat(fl, &t.what)
+}
+
+// addWhat adds the flag that says what an index is of.
+func addWhat(fl *pflag.FlagSet, what *string) {
+	fl.StringVar(what, "what", "", "blob, archive or archive-index: what it is, in place of what the extension of the name says")
+}
+
+// isTree reports whether loc is to be taken for a tree.
+func (t *treeExtract) isTree(loc string) (is bool, err error) {
+	switch t.what {
+	case "":
+		is = isArchive(loc) || isArchiveIndex(loc)
+	case "blob":
+	case "archive", "archive-index":
+		is = true
+	default:
+		return false, usagef("--what %q: want blob, archive or archive-index", t.what)
+	}
+	if t.tar && !is {
+		return false, usagef("--tar: %s is not the index of an archive, and no archive", loc)
+	}
+	return is, nil
+}
+
+// isArchive reports whether loc is to be taken for an archive as it is.
+func (t *treeExtract) isArchive(loc string) bool {
+	return t.what == "archive" || t.what == "" && isArchive(loc)
+}
+
+// unpackOptions returns the settings for restoring a tree.
+func (f *extractFlags) unpackOptions(a *app, progress func(tree.UnpackStats)) (*tree.UnpackOptions, error) {
+	mask, err := f.tree.features.mask()
+	if err != nil {
+		return nil, err
+	}
+	o := &tree.UnpackOptions{
+		Mask: mask, Delete: f.tree.delete, Strict: f.tree.strict, HardLinks: f.tree.features.hardLinks,
+		NoReflink: false, NoSync: f.noSync, Workers: f.workers, Progress: progress,
+	}
+	o.UIDShift, o.UIDRange = f.tree.features.shift()
+	for _, s := range f.seeds {
+		if fi, err := os.Stat(s); err == nil && fi.IsDir() {
+			o.Basis = append(o.Basis, s)
+		}
+	}
+	told := 0
+	o.Problem = func(p tree.Problem) {
+		if told++; told <= maxProblems {
+			a.log.Warn("not restored", "problem", p.Error())
+		}
+	}
+	return o, nil
+}
+
+// maxProblems is how many problems are told one by one; then they are counted.
+const maxProblems = 20
+
+// extractTree puts a tree back together.
+func (f *extractFlags) extractTree(ctx context.Context, a *app, loc, dest, sub string) error {
+	if err := f.checkTree(loc, dest); err != nil {
+		return err
+	}
+	defer f.close()
+	start := time.Now()
+	o, err := f.unpackOptions(a, func(s tree.UnpackStats) {
+		if a.meter.Due() {
+			a.meter.Update(s.Bytes, 0, nil)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	var out *location.IndexFile
+	if f.tree.tar && !f.dryRun {
+		if out, err = a.createTar(ctx, dest); err != nil {
+			return err
+		}
+		defer out.Abort()
+		f.tree.out = out
+	}
+	var stats tree.UnpackStats
+	var by *assemble.Stats
+	switch {
+	case f.tree.isArchive(loc):
+		stats, err = f.fromArchive(ctx, a, loc, dest, sub, o)
+	case sub != "":
+		stats, err = f.fromPart(ctx, a, loc, dest, sub, o)
+	default:
+		by = &assemble.Stats{}
+		stats, *by, err = f.fromIndex(ctx, a, loc, dest, o)
+	}
+	a.meter.End()
+	if stats.Problems > maxProblems {
+		a.log.Warn("not restored: more of the same", "problems", stats.Problems)
+	}
+	if err == nil && out != nil {
+		err = out.Commit(!f.noSync)
+	}
+	if err != nil {
+		return fmt.Errorf("extract %s: %w", dest, err)
+	}
+	if !f.dryRun {
+		f.reportTree(a, dest, stats, by, time.Since(start))
+	}
+	return nil
+}
+
+// checkTree refuses what makes no sense with a tree.
+func (f *extractFlags) checkTree(loc, dest string) error {
+	switch {
+	case f.tree.tar:
+		return f.checkTar(loc)
+	case dest == "-":
+		return usagef("a tree cannot be extracted to stdout: castor cat writes the archive, castor extract --tar a tar file")
+	case f.inPlace, f.force:
+		return usagef("--in-place and --force are for files and devices: a tree is always updated where it is")
+	case f.dryRun && f.tree.isArchive(loc):
+		return usagef("--dry-run: %s has no chunks to plan with; castor diff tells what would change", loc)
+	}
+	return nil
+}
+
+func (f *extractFlags) fromArchive(ctx context.Context, a *app, loc, dest, sub string, o *tree.UnpackOptions) (tree.UnpackStats, error) {
+	t := treeSource{sources: f.sources}
+	defer func() { f.sources = t.sources }()
+	if sub == "" {
+		r, err := a.places.OpenIndex(ctx, loc, a.Stdin)
+		if err != nil {
+			return tree.UnpackStats{}, err
+		}
+		defer r.Close()
+		a.meter.Start("extract", 0)
+		return f.unpack(ctx, archive.NewReader(cancelReader(ctx, r)), dest, o)
+	}
+	tr, err := t.openTree(ctx, a, loc)
+	if err != nil {
+		return tree.UnpackStats{}, err
+	}
+	return f.unpackPart(ctx, a, tr, dest, sub, o)
+}
+
+// fromPart extracts a part of an indexed archive, and gets the chunks of that alone.
+func (f *extractFlags) fromPart(ctx context.Context, a *app, loc, dest, sub string, o *tree.UnpackOptions) (tree.UnpackStats, error) {
+	t := treeSource{sources: f.sources}
+	defer func() { f.sources = t.sources }()
+	tr, err := t.openTree(ctx, a, loc)
+	if err != nil {
+		return tree.UnpackStats{}, err
+	}
+	return f.unpackPart(ctx, a, tr, dest, sub, o)
+}
+
+func (f *extractFlags) unpackPart(ctx context.Context, a *app, tr *archive.Tree, dest, sub string, o *tree.UnpackOptions) (tree.UnpackStats, error) {
+	it, err := tr.Find(sub)
+	if err != nil {
+		return tree.UnpackStats{}, err
+	}
+	a.meter.Start("extract", 0)
+	return f.unpack(ctx, tree.Part(tr.Features(), it), dest, o)
+}
+
+// fromIndex extracts an indexed archive. What the destination and the seeds have of it
+// is not got from the stores.
+func (f *extractFlags) fromIndex(ctx context.Context, a *app, loc, dest string, o *tree.UnpackOptions) (stats tree.UnpackStats, by assemble.Stats, err error) {
+	x, err := f.index(a, loc)
+	if err != nil {
+		return stats, by, err
+	}
+	src, err := f.open(a, loc, x)
+	if err != nil {
+		return stats, by, err
+	}
+	seeds, err := f.treeSeeds(ctx, a, x, dest)
+	if err != nil {
+		return stats, by, err
+	}
+	a.meter.Start("look", 0)
+	p, err := assemble.NewPlan(ctx, x, &assemble.PlanOptions{Seeds: seeds, Progress: func(done, total int64) { a.meter.Update(done, total, nil) }})
+	a.meter.End()
+	if err != nil {
+		return stats, by, err
+	}
+	if f.dryRun {
+		f.preview(a, p)
+		return stats, by, nil
+	}
+	if src, err = f.bring(a, x, p, src); err != nil {
+		return stats, by, err
+	}
+	a.meter.Start("extract", x.Size())
+	o.Progress = nil // that of the archive has a total
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	r, w := io.Pipe()
+	streamed := make(chan error, 1)
+	go func() {
+		var err error
+		by, err = p.Stream(ctx, w, 0, -1, src, &assemble.Options{Workers: f.streamWorkers(a, loc), Progress: f.extracting(a, x)})
+		w.CloseWithError(err)
+		streamed <- err
+	}()
+	stats, err = f.unpack(ctx, archive.NewReader(r), dest, o)
+	if err != nil {
+		r.CloseWithError(err)
+		cancel(err)
+	}
+	if serr := <-streamed; err == nil {
+		err = serr
+	}
+	return stats, by, err
+}
+
+func (f *extractFlags) streamWorkers(a *app, loc string) int {
+	if f.workers != 0 {
+		return f.workers
+	}
+	return f.sources.workers(a, loc)
+}
+
+// treeSeeds returns the old tree in the destination, and the seeds that are named: a
+// directory is a tree, anything else what it is for a file.
+func (f *extractFlags) treeSeeds(ctx context.Context, a *app, x *index.Index, dest string) ([]assemble.Seed, error) {
+	t := treeSource{sources: f.sources, features: f.tree.features}
+	t.features.excludeFile = false
+	defer func() { f.sources = t.sources }()
+	var seeds []assemble.Seed
+	view := func(dir string) error {
+		v, err := t.openView(ctx, a, dir, archive.Features(x.Features)&tree.Available)
+		if err == nil {
+			seeds = append(seeds, assemble.Seed{File: v, Size: v.Size()})
+		}
+		return err
+	}
+	if entries, err := os.ReadDir(dest); err == nil && len(entries) > 0 {
+		if err := view(dest); err != nil {
+			a.log.Warn("old tree passed over", "error", err)
+		}
+	}
+	var files []string
+	for _, s := range t.seeds {
+		if fi, err := os.Stat(s); err == nil && fi.IsDir() {
+			if err := view(s); err != nil {
+				return nil, fmt.Errorf("seed %w", err)
+			}
+		} else {
+			files = append(files, s)
+		}
+	}
+	all := t.seeds
+	t.seeds = files
+	more, err := t.openSeeds(a)
+	t.seeds = all
+	return append(seeds, more...), err
+}
+
+// treeReport is the JSON form of what extract did with a tree.
+type treeReport struct {
+	Dest string `json:"dest"`
+	tree.UnpackStats
+	From    map[string]assemble.Part `json:"from,omitempty"` // of the archive, by where it came from
+	Seconds float64                  `json:"seconds"`
+}
+
+func (f *extractFlags) reportTree(a *app, dest string, s tree.UnpackStats, by *assemble.Stats, d time.Duration) {
+	r := treeReport{Dest: dest, UnpackStats: s, Seconds: d.Seconds()}
+	if by != nil {
+		r.From = map[string]assemble.Part{}
+		for i, part := range by.By {
+			r.From[assemble.Source(i).String()] = part
+		}
+	}
+	w := a.Stdout
+	if dest == "-" {
+		w = a.Stderr // the tar file is on stdout
+	}
+	switch {
+	case f.json:
+		json.NewEncoder(w).Encode(r)
+	case f.stats:
+		fmt.Fprintf(w, "nodes         %d\nfiles         %d\nbytes         %d\nkept          %d\nkept bytes    %d\nshared bytes  %d\nlinked        %d\nremoved       %d\nproblems      %d\nseconds       %.3f\n",
+			s.Nodes, s.Files, s.Bytes, s.Kept, s.KeptSize, s.Shared, s.Linked, s.Removed, s.Problems, r.Seconds)
+	case f.tree.tar:
+		a.say("%s", tarLine(dest, s, d))
+	default:
+		line := fmt.Sprintf("%s files kept", units.Count(s.Kept))
+		if s.Removed > 0 {
+			line += fmt.Sprintf(", %s removed", units.Count(s.Removed))
+		}
+		if s.Problems > 0 {
+			line += fmt.Sprintf(", %s problems", units.Count(s.Problems))
+		}
+		from := ""
+		if by != nil {
+			from = ": " + sourceLine(by.By)
+		}
+		a.say("%s: %s nodes, %s in %s files, %s; %s%s", dest, units.Count(s.Nodes), units.Size(s.Bytes), units.Count(s.Files), units.Duration(d), line, from)
+	}
+}

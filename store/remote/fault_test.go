@@ -1,0 +1,261 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/castorsync/castor/chunker"
+	"github.com/castorsync/castor/index"
+	"github.com/castorsync/castor/internal/par"
+	"github.com/castorsync/castor/internal/sshexec"
+	"github.com/castorsync/castor/store"
+)
+
+// getAll gets all chunks of v, n at once.
+func getAll(ctx context.Context, s store.Getter, v *served, n int) error {
+	return par.Each(ctx, n, len(v.x.Entries), func(ctx context.Context, i int) error {
+		return sameChunk(ctx, s, v.x, v.blob, i)
+	})
+}
+
+// TestBroken has each connection end after some bytes: the rest is asked again.
+func TestBroken(t *testing.T) {
+	v := serveBlob(t, 3<<20)
+	each(t, func(t *testing.T, command string) {
+		o := options(t, script(t, command+` "$@" | { stdbuf -o0 head -c 300000; kill $$; }`))
+		s := open(t, v.url("store.castr"), o)
+		if err := getAll(t.Context(), s, v, 16); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Get(t.Context(), none); !store.Missing(err) {
+			t.Errorf("missing chunk: %v", err)
+		}
+	})
+}
+
+// TestBadChunk has one chunk that the other side cannot read, of which it dies: only
+// that one fails.
+func TestBadChunk(t *testing.T) {
+	v := serveBlob(t, 2<<20)
+	bad := len(v.x.Entries) / 2
+	hex := v.x.Entries[bad].ID.String()
+	path := filepath.Join(v.dir, "store.castr", hex[:4], hex+".cacnk")
+	if err := errors.Join(os.Remove(path), os.Mkdir(path, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, v.url("store.castr"), options(t, casync(t)))
+	var wg sync.WaitGroup
+	for i := range v.x.Entries {
+		wg.Go(func() {
+			err := sameChunk(t.Context(), s, v.x, v.blob, i)
+			if (err != nil) != (i == bad) || store.Missing(err) {
+				t.Errorf("chunk %d of %d: %v", i, len(v.x.Entries), err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestHopeless has other sides of which nothing can come.
+func TestHopeless(t *testing.T) {
+	hello := string(appendHello(nil, readableStore))
+	file := filepath.Join(t.TempDir(), "hello")
+	if err := os.WriteFile(file, []byte(hello), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ name, command, want string }{
+		{"not found", "no-such-casync", "no-such-casync was not found there"},
+		{"fails", script(t, "echo Permission denied >&2; exit 255"), "connection failed or broke: Permission denied"},
+		{"status", script(t, "echo one >&2; echo two >&2; exit 3"), "exit status 3: one; two"},
+		{"killed", script(t, "kill -9 $$"), "exit status 137"},
+		{"greets", script(t, "echo Welcome to this host, dear guest; cat"), "protocol error"},
+		{"ends", script(t, "exit 0"), "unexpected EOF"},
+		{"writes only", script(t, "cat >/dev/null"), "no answer within"},
+		{"silent", script(t, "cat "+file+"; exec sleep 100"), "nothing came for too long"},
+		{"dies", script(t, "cat "+file+"; echo out of luck >&2; exit 1"), "out of luck"},
+		{"wrong service", script(t, `printf '\030\0\0\0\0\0\0\0\356\373\245\214\224\320\161\074\002\0\0\0\0\0\0\0'; cat`), "pull chunks"},
+		{"echo", "cat; true", "protocol error"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o := options(t, tt.command)
+			o.Connect, o.Stall, o.Retries = 700*time.Millisecond, 200*time.Millisecond, 1
+			s := open(t, "ssh://host/store", o)
+			_, err := s.Get(t.Context(), none)
+			if err == nil || !strings.Contains(err.Error(), tt.want) || store.Missing(err) {
+				t.Errorf("error %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// TestTruncatedAnswers ends the other side at many bytes of its answers.
+func TestTruncatedAnswers(t *testing.T) {
+	all := capture(t, "pull.s2c")
+	f := frames(t, "pull.s2c")
+	all = append(appendHello(nil, readableStore), all[320:]...) // without the index
+	last := f[len(f)-1].id
+	file := filepath.Join(t.TempDir(), "answers")
+	if err := os.WriteFile(file, all, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for n := 0; n < len(all); n += 1 + n/2 {
+		// The rest of what it was asked for is not read.
+		o := options(t, script(t, fmt.Sprintf("head -c %d %s", n, file)))
+		o.Retries = -1
+		s := open(t, "ssh://host/store", o)
+		var wg sync.WaitGroup
+		for _, f := range f {
+			if f.kind == kindChunk {
+				wg.Go(func() {
+					c, err := s.Get(t.Context(), f.id)
+					if err == nil {
+						_, err = c.Verify(chunker.SHA512256, chunker.MaxSize)
+					}
+					if err == nil && f.id == last || store.Missing(err) {
+						t.Errorf("%d bytes: %v", n, err)
+					}
+				})
+			}
+		}
+		wg.Wait()
+	}
+}
+
+// TestCancel ends the context, or the store, while the other side says nothing.
+func TestCancel(t *testing.T) {
+	errStop := errors.New("stop")
+	before := runtime.NumGoroutine()
+	for name, command := range map[string]string{"no hello": "exec sleep 100", "hello": `printf '\030\0\0\0\0\0\0\0\356\373\245\214\224\320\161\074\003\0\0\0\001\0\0\0'; exec sleep 100`} {
+		for call, f := range map[string]func(context.Context, *Store) error{
+			"get": func(ctx context.Context, s *Store) error { _, err := s.Get(ctx, none); return err },
+			"has": func(ctx context.Context, s *Store) error { _, err := s.Has(ctx, none); return err },
+			"put": func(ctx context.Context, s *Store) error {
+				return s.Put(ctx, store.Chunk{Data: make([]byte, 5<<20)})
+			},
+		} {
+			t.Run(name+" "+call, func(t *testing.T) {
+				o := options(t, script(t, command))
+				o.SSH.Grace = 50 * time.Millisecond
+				s := open(t, "ssh://host/store", o)
+				ctx, cancel := context.WithCancelCause(t.Context())
+				var cancelled time.Time
+				time.AfterFunc(100*time.Millisecond, func() { cancelled = time.Now(); cancel(errStop) })
+				if err := f(ctx, s); !errors.Is(err, errStop) {
+					t.Errorf("error %v", err)
+				}
+				if d := time.Since(cancelled); d > 500*time.Millisecond {
+					t.Errorf("after %v", d)
+				}
+				ended := make(chan error)
+				go func() { ended <- f(t.Context(), s) }()
+				time.Sleep(20 * time.Millisecond)
+				begin := time.Now()
+				s.Close()
+				if err := <-ended; err == nil {
+					t.Error("no error from a closed store")
+				}
+				if d := time.Since(begin); d > time.Second {
+					t.Errorf("Close took %v", d)
+				}
+				if err := f(t.Context(), s); !errors.Is(err, fs.ErrClosed) {
+					t.Errorf("after Close: %v", err)
+				}
+			})
+		}
+	}
+	for range 100 {
+		if runtime.NumGoroutine() <= before {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	buf := make([]byte, 1<<20)
+	t.Errorf("%d goroutines, %d before: %s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
+}
+
+// TestChatter has the other side talk on its standard error all the while.
+func TestChatter(t *testing.T) {
+	v := serveBlob(t, 1<<20)
+	o := options(t, script(t, `(i=0; while [ $i -lt 3000 ]; do echo "line $i of much that nobody reads" >&2; i=$((i+1)); done) &
+`+castor(t)+` "$@"`))
+	if err := getAll(t.Context(), open(t, v.url("store.castr"), o), v, 8); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestShared has many ask for the same chunks at once: they share one connection, and
+// one answer.
+func TestShared(t *testing.T) {
+	v := serveBlob(t, 1<<20)
+	log := filepath.Join(t.TempDir(), "log")
+	o := options(t, script(t, "echo >> "+log+"; exec "+casync(t)+` "$@"`))
+	s := open(t, v.url("store.castr"), o)
+	const n = 40
+	var wg, begin sync.WaitGroup
+	begin.Add(1)
+	for range n {
+		wg.Go(func() {
+			begin.Wait()
+			for i := range 3 {
+				c, err := s.Get(t.Context(), v.x.Entries[i].ID)
+				if err == nil {
+					_, err = c.Verify(v.x.Digest(), v.x.Params.Max)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	begin.Done()
+	wg.Wait()
+	b, err := os.ReadFile(log)
+	if err != nil || len(b) > 20 {
+		t.Errorf("%d connections, %v", len(b), err)
+	}
+}
+
+// TestMany asks for a thousand chunks at once.
+func TestMany(t *testing.T) {
+	v := &served{dir: t.TempDir(), blob: blob(5 << 20)}
+	in := filepath.Join(v.dir, "blob")
+	if err := os.WriteFile(in, v.blob, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run(t, nil, casync(t), "make", "--chunk-size=4096", "--store="+filepath.Join(v.dir, "store.castr"), filepath.Join(v.dir, "blob.caibx"), in)
+	f, err := os.Open(filepath.Join(v.dir, "blob.caibx"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if v.x, err = index.Decode(f); err != nil {
+		t.Fatal(err)
+	}
+	if len(v.x.Entries) < 900 {
+		t.Fatalf("%d chunks", len(v.x.Entries))
+	}
+	each(t, func(t *testing.T, command string) {
+		o := options(t, command)
+		if err := getAll(t.Context(), open(t, v.url("store.castr"), o), v, len(v.x.Entries)); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// TestAnotherHost refuses what cannot be one session.
+func TestAnotherHost(t *testing.T) {
+	v := serveBlob(t, 100_000)
+	_, err := Push(t.Context(), "ssh://a/x.caibx", "ssh://b/s", strings.NewReader(string(v.index)), int64(len(v.index)), nil, &Options{SSH: &sshexec.Options{Program: "false"}})
+	if err == nil || !strings.Contains(err.Error(), "one host") {
+		t.Error(err)
+	}
+}
