@@ -32,7 +32,7 @@ func TestWeb(t *testing.T) {
 	}{
 		{[]string{"info", server.URL + "/absent.caibx"}, exitNotFound, "absent.caibx"},
 		{[]string{"extract", "-s", server.URL + "/absent.castr", server.URL + "/v2.caibx", "new.img"}, exitMissing, "absent.castr"},
-		{[]string{"info", strings.Replace(server.URL, "://", "://me:secret@", 1) + "/v1.caibx"}, exitFailure, "netrc"},
+		{[]string{"info", strings.Replace(server.URL, "://", "://me:secret@", 1) + "/v1.caibx"}, exitUsage, "netrc"},
 	} {
 		o := finish(t, command(dir, tt.args...))
 		if o.code != tt.code || !strings.Contains(o.stderr, tt.says) || strings.Contains(o.stderr, "secret") {

@@ -123,10 +123,18 @@ func Load(s Sources) (*Config, error) {
 	return c, nil
 }
 
-// absent reports whether err says that there is no such file, or no such directory.
+// absent reports whether err says that there is no such file, or no such directory; or
+// none that the user may look into, as where HOME is somebody else's.
 func absent(err error) bool {
-	_, ofFile := errors.AsType[*fs.PathError](err)
-	return ofFile && (errors.Is(err, fs.ErrNotExist) || notDirectory(err))
+	e, ofFile := errors.AsType[*fs.PathError](err)
+	if !ofFile {
+		return false
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		_, err = os.Lstat(e.Path)
+		return errors.Is(err, fs.ErrPermission)
+	}
+	return errors.Is(err, fs.ErrNotExist) || notDirectory(err)
 }
 
 // home returns the home directory, "" if there is none.
