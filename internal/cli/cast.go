@@ -72,12 +72,13 @@ all regular files below a directory, except stores (*.castr), under their paths 
 there. Links are not followed. The files are looked at every 5 seconds, and indexed
 again when they have changed; replace them in one step (by renaming) so that no half
 of one is announced. What has changed since it was indexed is never sent. Memory
-holds 44 bytes for each chunk of them.
+holds 44 bytes for each chunk of them. --share-tree sends a directory as one tree under
+its name instead, with all metadata, to be extracted into a directory.
 
 SIGHUP reads the indexes again, those of names too, and looks at shared files at once.`,
 		Example: `  castor cast -i eth0 --rate 500M v1.caibx v2.caibx
   castor cast --name os/stable=v2.caibx --sign release.key
-  castor cast --share /srv/images
+  castor cast --share /srv/images --share-tree /srv/root
   castor cast -s /mnt/store.castr --key lab.key image.caibx
   castor extract mcast://eth0/$(castor root v2.caibx) disk.img     # on the others`,
 		Args: minArgs(0),
@@ -116,8 +117,8 @@ func (f *castFlags) run(ctx context.Context, a *app, args []string) error {
 		return err
 	}
 	var shares *share.Share
-	if len(f.shares) > 0 {
-		if shares, err = share.New(f.shares, &share.Options{Log: a.log, Version: mcast.NextVersion}); err != nil {
+	if len(f.shares)+len(f.trees) > 0 {
+		if shares, err = share.New(f.shares, &share.Options{Log: a.log, Version: mcast.NextVersion, Trees: f.trees}); err != nil {
 			return fmt.Errorf("--share: %w", err)
 		}
 	}

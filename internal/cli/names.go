@@ -134,6 +134,7 @@ func readPublic(s string) (ed25519.PublicKey, error) {
 type nameFlags struct {
 	names  []string
 	shares []string
+	trees  []string
 	sign   string
 }
 
@@ -141,6 +142,7 @@ func (f *nameFlags) addNames(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringArrayVar(&f.names, "name", nil, "announce a name for an index, which is sent too: NAME=INDEX; may be given several times")
 	fl.StringArrayVar(&f.shares, "share", nil, "send a file, or all files below a directory, straight from disk, announced by their paths from there; may be given several times")
+	fl.StringArrayVar(&f.trees, "share-tree", nil, "send a directory as one tree, straight from disk, announced by its name, to be extracted into a directory; may be given several times")
 	fl.StringVar(&f.sign, "sign", "", "file with the key that signs the names, see castor cast signkey")
 }
 
@@ -149,7 +151,7 @@ type named struct{ name, loc string }
 
 // parse returns the names that are to be announced, with their indexes, and the key.
 func (f *nameFlags) parse(args []string) (names []named, key ed25519.PrivateKey, err error) {
-	if len(args)+len(f.names)+len(f.shares) == 0 {
+	if len(args)+len(f.names)+len(f.shares)+len(f.trees) == 0 {
 		return nil, nil, usagef("cast: name an INDEX, or use --name or --share")
 	}
 	seen := map[string]bool{}
@@ -170,7 +172,7 @@ func (f *nameFlags) parse(args []string) (names []named, key ed25519.PrivateKey,
 		seen[name] = true
 		names = append(names, named{name, loc})
 	}
-	if f.sign != "" && len(f.names)+len(f.shares) == 0 {
+	if f.sign != "" && len(f.names)+len(f.shares)+len(f.trees) == 0 {
 		return nil, nil, usagef("--sign: there is no name to sign; use --name or --share")
 	}
 	key, err = readSecret(f.sign)

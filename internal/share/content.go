@@ -119,11 +119,15 @@ func (c *content) Get(ctx context.Context, id chunker.ID) (store.Chunk, error) {
 
 // read reads an entry from a place.
 func (c *content) read(p place, id chunker.ID, entry int) (store.Chunk, error) {
-	f, err := p.open()
-	if err != nil {
-		return store.Chunk{}, &store.Error{Op: "get", Loc: p.path(), ID: id, Err: fmt.Errorf("%w: %w", store.ErrDamaged, err)}
+	f := io.ReaderAt(p.view)
+	if p.view == nil {
+		file, err := p.open()
+		if err != nil {
+			return store.Chunk{}, &store.Error{Op: "get", Loc: p.path(), ID: id, Err: fmt.Errorf("%w: %w", store.ErrDamaged, err)}
+		}
+		defer file.Close()
+		f = file
 	}
-	defer f.Close()
 	n := c.index.Len(entry)
 	b := bufpool.Get(n)[:n]
 	if _, err := io.ReadFull(io.NewSectionReader(f, c.index.Start(entry), int64(n)), b); err != nil {

@@ -20,6 +20,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/castorsync/castor/archive/tree"
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/index"
 	"github.com/castorsync/castor/index/build"
@@ -33,6 +34,10 @@ type Options struct {
 	Params  chunker.Params // of new indexes; zero: the default ones
 	Workers int            // 0 means one for each CPU
 	Log     *slog.Logger   // may be nil
+
+	// Trees are directories that are shared as one archive each, whose name is the last
+	// element.
+	Trees []string
 
 	// Version returns the version of content that was modified at that time, if the
 	// version before was last, 0 for none.
@@ -54,6 +59,7 @@ type File struct {
 type Share struct {
 	o        Options
 	paths    []string
+	trees    []*sharedTree
 	files    map[string]*file // by name
 	contents map[chunker.ID]*content
 	removed  uint64            // the greatest version of a file that is gone
@@ -117,6 +123,20 @@ func New(paths []string, o *Options) (*Share, error) {
 			return nil, &fs.PathError{Op: "share", Path: p, Err: errors.New("is neither a file nor a directory")}
 		}
 	}
+	for _, p := range s.o.Trees {
+		fi, err := os.Stat(p)
+		if err == nil && !fi.IsDir() {
+			err = &fs.PathError{Op: "share", Path: p, Err: errors.New("is not a directory")}
+		}
+		if err != nil {
+			return nil, err
+		}
+		name, err := treeName(p)
+		if err != nil {
+			return nil, err
+		}
+		s.trees = append(s.trees, &sharedTree{dir: p, file: file{place: place{rel: p, name: name}}})
+	}
 	return s, nil
 }
 
@@ -179,6 +199,14 @@ func (s *Share) Scan(ctx context.Context, changed func([]File)) error {
 		})
 		if err != nil {
 			return err
+		}
+	}
+	for _, t := range s.trees {
+		if s.lookTree(ctx, t) {
+			dirty = true
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 	}
 	for name, f := range s.files {
@@ -270,12 +298,22 @@ func (s *Share) leave(f *file) {
 // list returns what is shared, in order of the names.
 func (s *Share) list() []File {
 	var all []File
-	for _, f := range s.files {
+	add := func(f *file) {
 		if c := f.content; c != nil {
 			all = append(all, File{
 				Name: f.name, Path: f.path(), Index: c.index, Root: c.root, Version: f.version, Modified: f.state.modified, Store: c,
 			})
 		}
+	}
+	for _, f := range s.files {
+		add(f)
+	}
+	for _, t := range s.trees {
+		if f := s.files[t.name]; f != nil {
+			s.warn(t.dir, fmt.Errorf("%s has the same name", f.path()))
+			continue
+		}
+		add(&t.file)
 	}
 	slices.SortFunc(all, func(a, b File) int { return cmp.Compare(a.Name, b.Name) })
 	return all
@@ -326,6 +364,7 @@ type place struct {
 	dir  string // opened anew each time, links followed; "" for a path that is a file
 	rel  string // below dir, or the path; slash-separated
 	name string
+	view *tree.View // of a tree that is shared as one
 }
 
 func (p place) path() string { return filepath.Join(p.dir, filepath.FromSlash(p.rel)) }

@@ -19,8 +19,8 @@ import (
 	"github.com/castorsync/castor/store"
 )
 
-// tree is a Share of a temporary directory, and what it has told.
-type tree struct {
+// folder is a Share of a temporary directory, and what it has told.
+type folder struct {
 	t     *testing.T
 	dir   string
 	share *Share
@@ -28,9 +28,9 @@ type tree struct {
 	log   bytes.Buffer
 }
 
-func newTree(t *testing.T, files map[string][]byte, paths ...string) *tree {
+func newFolder(t *testing.T, files map[string][]byte, paths ...string) *folder {
 	t.Helper()
-	tr := &tree{t: t, dir: t.TempDir()}
+	tr := &folder{t: t, dir: t.TempDir()}
 	for name, b := range files {
 		tr.write(name, b)
 	}
@@ -48,9 +48,9 @@ func newTree(t *testing.T, files map[string][]byte, paths ...string) *tree {
 	return tr
 }
 
-func (tr *tree) path(name string) string { return filepath.Join(tr.dir, filepath.FromSlash(name)) }
+func (tr *folder) path(name string) string { return filepath.Join(tr.dir, filepath.FromSlash(name)) }
 
-func (tr *tree) write(name string, b []byte) {
+func (tr *folder) write(name string, b []byte) {
 	tr.t.Helper()
 	if err := os.MkdirAll(filepath.Dir(tr.path(name)), 0o777); err != nil {
 		tr.t.Fatal(err)
@@ -61,7 +61,7 @@ func (tr *tree) write(name string, b []byte) {
 }
 
 // scan scans and returns the names that are shared, and whether anything changed.
-func (tr *tree) scan() (names []string, changed bool) {
+func (tr *folder) scan() (names []string, changed bool) {
 	tr.t.Helper()
 	if err := tr.share.Scan(tr.t.Context(), func(f []File) { tr.files, changed = f, true }); err != nil {
 		tr.t.Fatal(err)
@@ -72,7 +72,7 @@ func (tr *tree) scan() (names []string, changed bool) {
 	return names, changed
 }
 
-func (tr *tree) file(name string) File {
+func (tr *folder) file(name string) File {
 	tr.t.Helper()
 	for _, f := range tr.files {
 		if f.Name == name {
@@ -120,7 +120,7 @@ func TestShare(t *testing.T) {
 		"odd ?%\xff":    []byte("odd"),
 		"os/disk.caibx": []byte("an index is a file like others"),
 	}
-	tr := newTree(t, files)
+	tr := newFolder(t, files)
 	tr.write("x.castr/0000/chunk", []byte("no"))
 	tr.write(".disk.castor-tmp", []byte("no"))
 	if err := os.Symlink("a", tr.path("link")); err != nil {
@@ -159,7 +159,7 @@ func TestShare(t *testing.T) {
 }
 
 func TestShareFile(t *testing.T) {
-	tr := newTree(t, map[string][]byte{"sub/a": []byte("one"), "b": []byte("two")}, "sub/a", "b", "sub")
+	tr := newFolder(t, map[string][]byte{"sub/a": []byte("one"), "b": []byte("two")}, "sub/a", "b", "sub")
 	if names, _ := tr.scan(); !slices.Equal(names, []string{"a", "b"}) {
 		t.Fatalf("shared %q", names)
 	}
@@ -171,7 +171,7 @@ func TestShareFile(t *testing.T) {
 
 // TestShareLink names a symbolic link, which is followed, also to another file later.
 func TestShareLink(t *testing.T) {
-	tr := newTree(t, map[string][]byte{"v1": []byte("one"), "v2": []byte("two"), "current": nil}, "current")
+	tr := newFolder(t, map[string][]byte{"v1": []byte("one"), "v2": []byte("two"), "current": nil}, "current")
 	for _, v := range []string{"v1", "v2"} {
 		os.Remove(tr.path("current"))
 		if err := os.Symlink(v, tr.path("current")); err != nil {
@@ -191,7 +191,7 @@ func TestShareErrors(t *testing.T) {
 	if _, err := New([]string{filepath.Join(t.TempDir(), "absent")}, nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}
-	tr := newTree(t, map[string][]byte{"a": []byte("x")})
+	tr := newFolder(t, map[string][]byte{"a": []byte("x")})
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cause := errors.New("enough")
 	cancel(cause)
@@ -211,35 +211,35 @@ func TestChanges(t *testing.T) {
 	copy(patched[500000:], "patched")
 	for _, tt := range []struct {
 		name   string
-		change func(tr *tree) []byte // returns what is there then; nil if the file is not
+		change func(tr *folder) []byte // returns what is there then; nil if the file is not
 		keeps  bool                  // some of what was indexed before
 	}{
-		{"replaced", func(tr *tree) []byte {
+		{"replaced", func(tr *folder) []byte {
 			b := noise(2, 1<<20)
 			tr.write("new", b)
 			os.Rename(tr.path("new"), tr.path("f"))
 			return b
 		}, false},
-		{"patched in place", func(tr *tree) []byte {
+		{"patched in place", func(tr *folder) []byte {
 			tr.write("f", patched)
 			return patched
 		}, true},
-		{"cut off", func(tr *tree) []byte {
+		{"cut off", func(tr *folder) []byte {
 			os.Truncate(tr.path("f"), 400000)
 			return old[:400000]
 		}, true},
-		{"longer", func(tr *tree) []byte {
+		{"longer", func(tr *folder) []byte {
 			b := append(bytes.Clone(old), noise(3, 1000)...)
 			tr.write("f", b)
 			return b
 		}, true},
-		{"removed", func(tr *tree) []byte { os.Remove(tr.path("f")); return nil }, false},
-		{"a directory", func(tr *tree) []byte {
+		{"removed", func(tr *folder) []byte { os.Remove(tr.path("f")); return nil }, false},
+		{"a directory", func(tr *folder) []byte {
 			os.Remove(tr.path("f"))
 			tr.write("f/g", []byte("x"))
 			return nil
 		}, false},
-		{"a link out of it", func(tr *tree) []byte {
+		{"a link out of it", func(tr *folder) []byte {
 			outside := filepath.Join(tr.t.TempDir(), "outside")
 			os.WriteFile(outside, old, 0o666)
 			os.Remove(tr.path("f"))
@@ -248,7 +248,7 @@ func TestChanges(t *testing.T) {
 		}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			tr := newTree(t, map[string][]byte{"f": old})
+			tr := newFolder(t, map[string][]byte{"f": old})
 			tr.scan()
 			before := tr.file("f")
 			now := tt.change(tr)
@@ -281,7 +281,7 @@ func TestChanges(t *testing.T) {
 // TestOlder replaces a file by one that is older, which is a new version all the same,
 // and so is a file that was removed and comes back.
 func TestOlder(t *testing.T) {
-	tr := newTree(t, map[string][]byte{"f": []byte("new")})
+	tr := newFolder(t, map[string][]byte{"f": []byte("new")})
 	tr.scan()
 	last := tr.file("f").Version
 	for _, text := range []string{"older", "old"} {
@@ -306,7 +306,7 @@ func TestOlder(t *testing.T) {
 // TestUnnoticed changes a file so that neither size nor time tell. Then the first
 // chunk that is asked for does.
 func TestUnnoticed(t *testing.T) {
-	tr := newTree(t, map[string][]byte{"f": noise(1, 1<<20)})
+	tr := newFolder(t, map[string][]byte{"f": noise(1, 1<<20)})
 	tr.scan()
 	before := tr.file("f")
 	fi, err := os.Stat(tr.path("f"))
@@ -346,7 +346,7 @@ func TestUnnoticed(t *testing.T) {
 // TestEqualFiles has two equal files: one is enough to have the chunks.
 func TestEqualFiles(t *testing.T) {
 	b := noise(1, 1<<20)
-	tr := newTree(t, map[string][]byte{"f": b, "g": b})
+	tr := newFolder(t, map[string][]byte{"f": b, "g": b})
 	tr.scan()
 	f := tr.file("f")
 	if f.Index != tr.file("g").Index {
@@ -369,7 +369,7 @@ func TestEqualFiles(t *testing.T) {
 // TestGrowing indexes a file that is written all the time: it is not shared before it
 // rests.
 func TestGrowing(t *testing.T) {
-	tr := newTree(t, map[string][]byte{"f": noise(1, 32<<20)})
+	tr := newFolder(t, map[string][]byte{"f": noise(1, 32<<20)})
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -410,7 +410,7 @@ func TestGrowing(t *testing.T) {
 
 // TestMany adds and removes files at random.
 func TestMany(t *testing.T) {
-	tr := newTree(t, nil)
+	tr := newFolder(t, nil)
 	r := rand.New(rand.NewPCG(1, 1))
 	have := map[string][]byte{}
 	for range 30 {
@@ -447,7 +447,7 @@ func TestMany(t *testing.T) {
 // TestRoot sees that the index is the one that others make of the same bytes.
 func TestRoot(t *testing.T) {
 	b := noise(1, 1<<20)
-	tr := newTree(t, map[string][]byte{"f": b})
+	tr := newFolder(t, map[string][]byte{"f": b})
 	tr.scan()
 	x := &index.Index{Header: index.Header{Features: index.BlobFeatures(chunker.BLAKE3), Params: chunker.DefaultParams}}
 	r := chunker.NewReader(bytes.NewReader(b), x.Params)

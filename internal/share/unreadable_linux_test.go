@@ -29,7 +29,7 @@ func asNobody(f func()) {
 }
 
 func TestUnreadable(t *testing.T) {
-	tr := newTree(t, map[string][]byte{"f": []byte("x"), "d/g": nil, "h": nil})
+	tr := newFolder(t, map[string][]byte{"f": []byte("x"), "d/g": nil, "h": nil})
 	for _, d := range []string{filepath.Dir(tr.dir), tr.dir} {
 		os.Chmod(d, 0o755) // for nobody
 	}
