@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/castorsync/castor/store/transfer"
 	"io"
 	"net"
 	"net/http"
@@ -85,7 +86,7 @@ func (c *client) close() {
 // be nil.
 func (c *client) send(ctx context.Context, method string, u *url.URL, header http.Header, body *upload) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	w := newWatch(c.o.Stall, cancel)
+	w := transfer.NewWatch(c.o.Stall, cancel)
 	rq, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
 		cancel(err)
@@ -104,15 +105,15 @@ func (c *client) send(ctx context.Context, method string, u *url.URL, header htt
 		body.detach()
 	}
 	if err != nil {
-		w.stop()
+		w.Stop()
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
 		cancel(nil)
 		return nil, clean(err)
 	}
-	w.start()
-	resp.Body = &watched{ReadCloser: resp.Body, ctx: ctx, w: w}
+	w.Start()
+	resp.Body = &watched{ReadCloser: resp.Body, ctx: ctx, w: w, end: cancel}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can be used again
 		resp.Body.Close()
@@ -132,7 +133,7 @@ func (c *client) get(ctx context.Context, u *url.URL, limit int64) (b []byte, er
 		if resp.StatusCode != http.StatusOK {
 			return newStatusError(resp, http.MethodGet)
 		}
-		b, err = readBody(resp.Body, resp.ContentLength, limit)
+		b, err = transfer.ReadBody(resp.Body, resp.ContentLength, limit)
 		return err
 	})
 	return b, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/castorsync/castor/store/transfer"
 	"io"
 	"io/fs"
 	"net/http"
@@ -84,7 +85,7 @@ func (r *resumer) open() error {
 	}
 	if resp.StatusCode != want || r.off > 0 && !strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", r.off)) {
 		resp.Body.Close()
-		return permanent{errChanged}
+		return transfer.Forever(errChanged)
 	}
 	if etag := resp.Header.Get("ETag"); r.off == 0 && strings.HasPrefix(etag, `"`) {
 		r.etag = etag

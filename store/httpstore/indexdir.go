@@ -3,6 +3,7 @@ package httpstore
 import (
 	"errors"
 	"fmt"
+	"github.com/castorsync/castor/store/transfer"
 	"io"
 	"io/fs"
 	"net/http"
@@ -63,7 +64,7 @@ func (h *Handler) serveIndex(w http.ResponseWriter, r *http.Request, name string
 // putIndex stores an upload if it is an index, which is found out on the way.
 func (h *Handler) putIndex(w http.ResponseWriter, r *http.Request, name string) {
 	if r.ContentLength > h.o.MaxIndex {
-		h.badUpload(w, r, tooLargeError(h.o.MaxIndex))
+		h.badUpload(w, r, transfer.TooLargeError(h.o.MaxIndex))
 		return
 	}
 	is, err := h.replaceable(name)
@@ -88,7 +89,7 @@ func (h *Handler) putIndex(w http.ResponseWriter, r *http.Request, name string) 
 		h.badUpload(w, r, body.err)
 		return
 	case err != nil:
-		h.badUpload(w, r, permanent{err})
+		h.badUpload(w, r, transfer.Forever(err))
 		return
 	}
 	h.metrics.received.Add(h.o.MaxIndex - body.left)
@@ -157,7 +158,7 @@ func (b *bounded) Read(p []byte) (int, error) {
 	}
 	n, err := b.r.Read(p[:min(int64(len(p)), b.left+1)])
 	if b.left -= int64(n); b.left < 0 {
-		n, err = n-1, tooLargeError(b.limit)
+		n, err = n-1, transfer.TooLargeError(b.limit)
 	}
 	if err != io.EOF {
 		b.err = err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/store"
+	"github.com/castorsync/castor/store/transfer"
 )
 
 func TestNetrc(t *testing.T) {
@@ -102,7 +103,7 @@ func TestReadBody(t *testing.T) {
 			{"fails", io.MultiReader(bytes.NewReader(b), iotest.ErrReader(boom)), n + 1, n + 1, boom},
 			{"fails without length", io.MultiReader(bytes.NewReader(b), iotest.ErrReader(boom)), -1, n + 1, boom},
 		} {
-			got, err := readBody(tt.r, int64(tt.length), int64(tt.limit))
+			got, err := transfer.ReadBody(tt.r, int64(tt.length), int64(tt.limit))
 			if !errors.Is(err, tt.want) || err == nil && !bytes.Equal(got, b) || err != nil && got != nil {
 				t.Errorf("%d bytes, %s: got %d, error %v, want %v", n, tt.what, len(got), err, tt.want)
 			}

@@ -2,15 +2,13 @@ package httpstore
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"time"
 
-	"github.com/castorsync/castor/store"
+	"github.com/castorsync/castor/store/transfer"
 )
 
 // maxBackoff is the longest pause that is not the server's wish.
@@ -63,25 +61,5 @@ func temporary(err error) bool {
 		}
 		return s.Code >= 500
 	}
-	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return false
-	}
-	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return false
-	}
-	if _, ok := errors.AsType[tls.AlertError](err); ok {
-		return false
-	}
-	if d, ok := errors.AsType[*net.DNSError](err); ok && d.IsNotFound {
-		return false
-	}
-	if _, ok := errors.AsType[permanent](err); ok {
-		return false
-	}
-	return !errors.Is(err, store.ErrDamaged) && !errors.Is(err, errRedirect) && !errors.Is(err, errPlainHTTP)
+	return !transfer.Permanent(err) && !errors.Is(err, errRedirect) && !errors.Is(err, errPlainHTTP)
 }
-
-// permanent marks an error that would come again.
-type permanent struct{ error }
-
-func (p permanent) Unwrap() error { return p.error }

@@ -14,6 +14,7 @@ import (
 	"github.com/castorsync/castor/internal/bufpool"
 	"github.com/castorsync/castor/store"
 	"github.com/castorsync/castor/store/cacnk"
+	"github.com/castorsync/castor/store/transfer"
 )
 
 // serveChunk answers with a chunk in form f.
@@ -202,7 +203,7 @@ func (h *Handler) putChunk(w http.ResponseWriter, r *http.Request, id chunker.ID
 		return
 	}
 	defer h.uploads.Release(room)
-	body, err := readBody(r.Body, r.ContentLength, limit)
+	body, err := transfer.ReadBody(r.Body, r.ContentLength, limit)
 	if err != nil {
 		h.badUpload(w, r, err)
 		return
@@ -211,7 +212,7 @@ func (h *Handler) putChunk(w http.ResponseWriter, r *http.Request, id chunker.ID
 	h.metrics.received.Add(int64(len(body)))
 	c, err := h.verified(id, f, body)
 	if err != nil {
-		h.badUpload(w, r, permanent{err})
+		h.badUpload(w, r, transfer.Forever(err))
 		return
 	}
 	status, err := h.add(r.Context(), c)
@@ -271,11 +272,11 @@ func (h *Handler) add(ctx context.Context, c store.Chunk) (int, error) {
 
 // badUpload answers that an upload is not what it should be.
 func (h *Handler) badUpload(w http.ResponseWriter, r *http.Request, err error) {
-	if _, ok := errors.AsType[tooLargeError](err); ok {
+	if _, ok := errors.AsType[transfer.TooLargeError](err); ok {
 		h.fault(w, r, http.StatusRequestEntityTooLarge, "upload is too large", err)
 		return
 	}
-	if _, ok := errors.AsType[permanent](err); ok {
+	if _, ok := errors.AsType[transfer.PermanentError](err); ok {
 		h.fault(w, r, http.StatusBadRequest, "upload is not what its name says", err)
 		return
 	}

@@ -3,72 +3,23 @@ package httpstore
 import (
 	"context"
 	"errors"
-	"fmt"
+	"github.com/castorsync/castor/store/transfer"
 	"io"
 	"net/http"
-	"os"
 	"sync"
-	"time"
 )
-
-// watchPiece is how many bytes must move in each period of a watch.
-const watchPiece = 16 << 10
-
-// watch ends a request whose body stalls.
-type watch struct {
-	period time.Duration
-	cancel context.CancelCauseFunc
-
-	mu    sync.Mutex
-	timer *time.Timer // guarded by mu
-	moved int         // guarded by mu: bytes since the period began
-}
-
-func newWatch(period time.Duration, cancel context.CancelCauseFunc) *watch {
-	w := &watch{period: period, cancel: cancel}
-	w.timer = time.AfterFunc(period, func() {
-		cancel(fmt.Errorf("%w: transfer stalled for %v", os.ErrDeadlineExceeded, period))
-	})
-	w.stop()
-	return w
-}
-
-func (w *watch) start() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.restart()
-}
-
-func (w *watch) restart() {
-	w.moved = 0
-	w.timer.Reset(w.period)
-}
-
-func (w *watch) stop() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.timer.Stop()
-}
-
-// add notes that n bytes have moved.
-func (w *watch) add(n int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.moved += n; w.moved >= watchPiece {
-		w.restart()
-	}
-}
 
 // watched is the body of an answer under a watch.
 type watched struct {
 	io.ReadCloser
 	ctx context.Context // of the request
-	w   *watch
+	w   *transfer.Watch
+	end context.CancelCauseFunc // of ctx
 }
 
 func (b *watched) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	b.w.add(n)
+	b.w.Add(n)
 	if err != nil && err != io.EOF {
 		if cause := context.Cause(b.ctx); cause != nil {
 			err = cause
@@ -78,9 +29,9 @@ func (b *watched) Read(p []byte) (int, error) {
 }
 
 func (b *watched) Close() error {
-	b.w.stop()
+	b.w.Stop()
 	err := b.ReadCloser.Close()
-	b.w.cancel(nil)
+	b.end(nil)
 	return err
 }
 
@@ -94,7 +45,7 @@ type upload struct {
 	detached bool // guarded by mu
 }
 
-func (u *upload) attach(rq *http.Request, w *watch) {
+func (u *upload) attach(rq *http.Request, w *transfer.Watch) {
 	open := func() io.ReadCloser { return &uploading{u: u, w: w} }
 	rq.Body, rq.ContentLength = open(), u.size
 	rq.GetBody = func() (io.ReadCloser, error) { return open(), nil }
@@ -112,7 +63,7 @@ func (u *upload) detach() {
 // uploading reads an upload once.
 type uploading struct {
 	u   *upload
-	w   *watch
+	w   *transfer.Watch
 	off int64 // guarded by u.mu
 }
 
@@ -128,13 +79,13 @@ func (b *uploading) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	if b.off == 0 {
-		b.w.start()
+		b.w.Start()
 	}
 	n, err := b.u.r.ReadAt(p[:min(int64(len(p)), b.u.size-b.off)], b.off)
 	b.off += int64(n)
-	b.w.add(n)
+	b.w.Add(n)
 	if b.off == b.u.size {
-		b.w.stop() // from here on, the time for the answer counts
+		b.w.Stop() // from here on, the time for the answer counts
 		err = nil
 	}
 	return n, err

@@ -18,6 +18,7 @@ import (
 	"github.com/minio/minio-go/v7/pkg/s3utils"
 
 	"github.com/castorsync/castor/store"
+	"github.com/castorsync/castor/store/transfer"
 )
 
 // client makes requests about one bucket, again where that may help. Minio-go's own
@@ -164,7 +165,7 @@ func (c *client) get(ctx context.Context, key string, limit int64) (b []byte, er
 		}
 		c.seen.Store(true)
 		defer body.Close()
-		b, err = readBody(body, info.Size, limit)
+		b, err = transfer.ReadBody(body, info.Size, limit)
 		return err
 	})
 	return b, err
@@ -323,7 +324,7 @@ func (l *lister) run(ctx context.Context, core *regional) error {
 		}
 		if err := l.each(o); err != nil {
 			l.stopped = err
-			return permanent{err}
+			return transfer.Forever(err)
 		}
 	}
 	if ctx.Err() != nil {

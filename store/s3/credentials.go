@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/castorsync/castor/store/transfer"
 	"io/fs"
 	"net/http"
 	"strings"
@@ -165,7 +166,7 @@ func (p *provider) renew(cc *credentials.CredContext) error {
 			p.next = now.Add(retryCredentials)
 			return nil
 		}
-		return permanent{fmt.Errorf("credentials of %s: %w", p.source.name, clean(err))}
+		return transfer.Forever(fmt.Errorf("credentials of %s: %w", p.source.name, clean(err)))
 	}
 	v.SignerType = credentials.SignatureV4
 	p.value, p.next = v, time.Time{}

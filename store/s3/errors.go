@@ -1,11 +1,9 @@
 package s3
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -13,7 +11,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 
-	"github.com/castorsync/castor/store"
+	"github.com/castorsync/castor/store/transfer"
 )
 
 // StatusError says that a server refused a request. It wraps fs.ErrNotExist if
@@ -160,28 +158,8 @@ func temporary(err error) bool {
 		}
 		return e.Code >= 500 || e.Code == 0
 	}
-	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return false
-	}
-	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return false
-	}
-	if _, ok := errors.AsType[tls.AlertError](err); ok {
-		return false
-	}
-	if d, ok := errors.AsType[*net.DNSError](err); ok && d.IsNotFound {
-		return false
-	}
-	if _, ok := errors.AsType[permanent](err); ok {
-		return false
-	}
-	return !errors.Is(err, store.ErrDamaged)
+	return !transfer.Permanent(err)
 }
-
-// permanent marks an error that would come again.
-type permanent struct{ error }
-
-func (p permanent) Unwrap() error { return p.error }
 
 // clean takes the URL out of an error of net/http: the error that is made of it says
 // where.

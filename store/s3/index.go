@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/castorsync/castor/store/transfer"
 	"io"
 	"io/fs"
 	"net/http"
@@ -114,7 +115,7 @@ type resumer struct {
 	err  error         // sticky
 }
 
-var errChanged = permanent{fmt.Errorf("%w, and reading cannot go on where it was", io.ErrUnexpectedEOF)}
+var errChanged = transfer.Forever(fmt.Errorf("%w, and reading cannot go on where it was", io.ErrUnexpectedEOF))
 
 // open asks for the object from off on.
 func (r *resumer) open(core *regional) error {
@@ -122,7 +123,7 @@ func (r *resumer) open(core *regional) error {
 	var o minio.GetObjectOptions
 	if r.off > 0 {
 		if err := errors.Join(o.SetRange(r.off, 0), o.SetMatchETag(r.etag)); err != nil {
-			return permanent{err}
+			return transfer.Forever(err)
 		}
 	}
 	body, info, header, err := core.GetObject(r.ctx, c.bucket, c.key, o)

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/castorsync/castor/store/transfer"
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -63,7 +63,7 @@ func withExtras(ctx context.Context, e *extras) context.Context {
 // RoundTrip makes a request once.
 func (t *transport) RoundTrip(rq *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(rq.Context())
-	w := newWatch(t.stall, cancel)
+	w := transfer.NewWatch(t.stall, cancel)
 	rq = rq.WithContext(ctx)
 	e, _ := ctx.Value(extrasKey{}).(*extras)
 	if e != nil && !e.unchanged.IsZero() {
@@ -78,18 +78,18 @@ func (t *transport) RoundTrip(rq *http.Request) (*http.Response, error) {
 	resp, err := t.base.RoundTrip(rq)
 	if err != nil {
 		detach()
-		w.stop()
+		w.Stop()
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
 		cancel(nil)
 		return nil, brokenError{err}
 	}
-	w.start()
+	w.Start()
 	b := &watched{ReadCloser: resp.Body, ctx: ctx, w: w, left: maxAnswer}
 	b.end = func() {
 		detach()
-		w.stop()
+		w.Stop()
 		cancel(nil)
 	}
 	if rq.Method == http.MethodGet && !strings.Contains(rq.URL.RawQuery, "list-type") && resp.StatusCode < 300 {
@@ -132,66 +132,22 @@ func (e brokenError) Error() string {
 
 func (e brokenError) Unwrap() error { return e.err }
 
-// watchPiece is how many bytes must move in each period of a watch.
-const watchPiece = 16 << 10
-
-// watch ends a request whose body stalls.
-type watch struct {
-	period time.Duration
-
-	mu    sync.Mutex
-	timer *time.Timer // guarded by mu
-	moved int         // guarded by mu: bytes since the period began
-}
-
-func newWatch(period time.Duration, cancel context.CancelCauseFunc) *watch {
-	w := &watch{period: period}
-	w.timer = time.AfterFunc(period, func() {
-		cancel(fmt.Errorf("%w: transfer stalled for %v", os.ErrDeadlineExceeded, period))
-	})
-	w.stop()
-	return w
-}
-
-func (w *watch) start() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.moved = 0
-	w.timer.Reset(w.period)
-}
-
-func (w *watch) stop() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.timer.Stop()
-}
-
-// add notes that n bytes have moved.
-func (w *watch) add(n int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.moved += n; w.moved >= watchPiece {
-		w.moved = 0
-		w.timer.Reset(w.period)
-	}
-}
-
 // watched is the body of an answer under a watch.
 type watched struct {
 	io.ReadCloser
 	ctx  context.Context // of the request
-	w    *watch
+	w    *transfer.Watch
 	left int64  // bytes that may come; -1: any number
 	end  func() // the request is over
 }
 
 func (b *watched) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	b.w.add(n)
+	b.w.Add(n)
 	if b.left >= 0 {
 		if b.left -= int64(n); b.left < 0 {
 			b.left = 0
-			return 0, permanent{fmt.Errorf("answer of more than %d bytes", maxAnswer)}
+			return 0, transfer.Forever(fmt.Errorf("answer of more than %d bytes", maxAnswer))
 		}
 	}
 	if err != nil && err != io.EOF {
@@ -220,7 +176,7 @@ type upload struct {
 const expectFrom = 1 << 20
 
 // attach makes u the body of rq until detach is called.
-func (u *upload) attach(rq *http.Request, w *watch) (detach func()) {
+func (u *upload) attach(rq *http.Request, w *transfer.Watch) (detach func()) {
 	s := &sending{upload: u, w: w}
 	rq.Body, rq.ContentLength = http.NoBody, u.size
 	if u.size > 0 {
@@ -241,7 +197,7 @@ func (u *upload) attach(rq *http.Request, w *watch) (detach func()) {
 // sending is an upload in one request.
 type sending struct {
 	*upload
-	w *watch
+	w *transfer.Watch
 
 	mu       sync.Mutex
 	detached bool // guarded by mu
@@ -266,13 +222,13 @@ func (b *sendingBody) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	if b.off == 0 {
-		s.w.start()
+		s.w.Start()
 	}
 	n, err := s.r.ReadAt(p[:min(int64(len(p)), s.size-b.off)], b.off)
 	b.off += int64(n)
-	s.w.add(n)
+	s.w.Add(n)
 	if b.off == s.size {
-		s.w.stop() // from here on, the time for the answer counts
+		s.w.Stop() // from here on, the time for the answer counts
 		err = nil
 	}
 	return n, err
