@@ -142,3 +142,10 @@ func (n *Node) FileMode() fs.FileMode {
 	}
 	return m
 }
+
+// HardLinkXAttr is the extended attribute that marks the names of one file in an
+// archive, if they are to be restored as such. Its value is the same for all of them:
+// the path in the tree of the first. Each name has the content as well, so that what
+// does not know the mark extracts files that are equal. In file systems the name is
+// castor's own: what a tree has there is not passed on.
+const HardLinkXAttr = "user.castor.hardlink"

@@ -10,43 +10,35 @@ import (
 )
 
 // formatACL returns the text of a list as GNU tar writes it, a line an entry. As star
-// does, it adds the number to an entry that has a name: user:lisa:rw-:1001. Features
-// say whether there are numbers.
+// does, it adds the number to an entry that has a name, if there are numbers:
+// user:lisa:rw-:1001.
 func formatACL(d *archive.DefaultACL, numbers bool) string {
 	var b strings.Builder
-	line := func(tag, who string, p archive.ACLPerm) {
-		fmt.Fprintf(&b, "%s:%s:%s", tag, who, formatPerm(p))
-	}
-	list := func(tag string, entries []archive.ACLEntry) {
+	part := func(tag string, perm archive.ACLPerm, entries []archive.ACLEntry) {
+		fmt.Fprintf(&b, "%s::%s\n", tag, formatPerm(perm))
 		for _, e := range entries {
-			name := e.Name
-			if name == "" && !numbers {
-				name = "root" // which is never stored
-			}
-			if name == "" {
-				line(tag, strconv.FormatUint(uint64(e.ID), 10), e.Perm)
-			} else {
-				line(tag, quoteName(name), e.Perm)
-				if numbers {
-					fmt.Fprintf(&b, ":%d", e.ID)
-				}
-			}
-			b.WriteByte('\n')
+			fmt.Fprintf(&b, "%s:%s\n", tag, formatACLEntry(e, numbers))
 		}
 	}
-	line("user", "", d.UserObj)
-	b.WriteByte('\n')
-	list("user", d.Users)
-	line("group", "", d.GroupObj)
-	b.WriteByte('\n')
-	list("group", d.Groups)
+	part("user", d.UserObj, d.Users)
+	part("group", d.GroupObj, d.Groups)
 	if d.Mask != archive.NoMask {
-		line("mask", "", d.Mask)
-		b.WriteByte('\n')
+		part("mask", d.Mask, nil)
 	}
-	line("other", "", d.Other)
-	b.WriteByte('\n')
+	part("other", d.Other, nil)
 	return b.String()
+}
+
+func formatACLEntry(e archive.ACLEntry, numbers bool) string {
+	switch {
+	case numbers && e.Name == "":
+		return fmt.Sprintf("%d:%s", e.ID, formatPerm(e.Perm))
+	case numbers:
+		return fmt.Sprintf("%s:%s:%d", quoteName(e.Name), formatPerm(e.Perm), e.ID)
+	case e.Name == "":
+		return "root:" + formatPerm(e.Perm) // whose name is never stored
+	}
+	return quoteName(e.Name) + ":" + formatPerm(e.Perm)
 }
 
 func formatPerm(p archive.ACLPerm) string {
@@ -100,60 +92,72 @@ type aclEntry struct {
 // parseACL parses a list in the text form of GNU tar, star and libarchive. Resolve
 // completes its entries. It returns nil for an empty text.
 func parseACL(text string, resolve func(e aclEntry, group bool) (archive.ACLEntry, error)) (*archive.DefaultACL, error) {
-	d := &archive.DefaultACL{Mask: archive.NoMask}
-	const userObj, groupObj, other, mask = 1, 2, 4, 8
-	seen := 0
+	p := &aclParser{d: &archive.DefaultACL{Mask: archive.NoMask}, seen: map[string]bool{}, resolve: resolve}
 	for line := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == '\n' || r == ',' }) {
-		line, _, _ = strings.Cut(line, "#")
+		line, _, _ = strings.Cut(line, "#") // what it comes to, as a comment
 		if line = strings.TrimSpace(line); line == "" {
 			continue
 		}
-		fields := strings.Split(strings.TrimPrefix(line, "default:"), ":")
-		perm, e, err := parseACLEntry(fields)
-		if err != nil {
+		if err := p.line(line); err != nil {
 			return nil, fmt.Errorf("%.100q: %w", line, err)
 		}
-		tag, part := fields[0], 0
-		var set *archive.ACLPerm
-		var list *[]archive.ACLEntry
-		switch tag {
-		case "user", "u":
-			part, set, list = userObj, &d.UserObj, &d.Users
-		case "group", "g":
-			part, set, list = groupObj, &d.GroupObj, &d.Groups
-		case "mask", "m":
-			part, set = mask, &d.Mask
-		case "other", "o":
-			part, set = other, &d.Other
-		default:
-			return nil, fmt.Errorf("%.100q: want user, group, mask or other", line)
-		}
-		switch {
-		case e == nil && seen&part != 0:
-			return nil, fmt.Errorf("%.100q: a second time", line)
-		case e == nil:
-			seen |= part
-			*set = perm
-		case list == nil:
-			return nil, fmt.Errorf("%.100q: this takes no name", line)
-		default:
-			entry, err := resolve(*e, part == groupObj)
-			if err != nil {
-				return nil, fmt.Errorf("%.100q: %w", line, err)
-			}
-			entry.Perm = perm
-			*list = append(*list, entry)
-		}
 	}
+	named := len(p.d.Users)+len(p.d.Groups) > 0
 	switch {
-	case seen == 0 && len(d.Users)+len(d.Groups) == 0:
+	case len(p.seen) == 0 && !named:
 		return nil, nil
-	case seen&(userObj|groupObj|other) != userObj|groupObj|other:
+	case !p.seen["user"] || !p.seen["group"] || !p.seen["other"]:
 		return nil, errors.New("want entries for the owner, the group and others")
-	case d.Mask == archive.NoMask && len(d.Users)+len(d.Groups) > 0:
+	case named && !p.seen["mask"]:
 		return nil, errors.New("users or groups, but no mask")
 	}
-	return d, nil
+	return p.d, nil
+}
+
+type aclParser struct {
+	d       *archive.DefaultACL
+	seen    map[string]bool // tags with an entry that names nobody
+	resolve func(e aclEntry, group bool) (archive.ACLEntry, error)
+}
+
+// line takes in one entry.
+func (p *aclParser) line(line string) error {
+	fields := strings.Split(strings.TrimPrefix(line, "default:"), ":")
+	perm, who, err := parseACLEntry(fields)
+	if err != nil {
+		return err
+	}
+	var one *archive.ACLPerm
+	var list *[]archive.ACLEntry
+	tag := fields[0]
+	switch tag {
+	case "user", "u":
+		tag, one, list = "user", &p.d.UserObj, &p.d.Users
+	case "group", "g":
+		tag, one, list = "group", &p.d.GroupObj, &p.d.Groups
+	case "mask", "m":
+		tag, one = "mask", &p.d.Mask
+	case "other", "o":
+		tag, one = "other", &p.d.Other
+	default:
+		return errors.New("want user, group, mask or other")
+	}
+	switch {
+	case who == nil && p.seen[tag]:
+		return errors.New("a second time")
+	case who == nil:
+		p.seen[tag], *one = true, perm
+		return nil
+	case list == nil:
+		return errors.New("this takes no name")
+	}
+	e, err := p.resolve(*who, tag == "group")
+	if err != nil {
+		return err
+	}
+	e.Perm = perm
+	*list = append(*list, e)
+	return nil
 }
 
 // parseACLEntry parses TAG:WHO:PERMISSIONS, or with :NUMBER behind it. Who is nil

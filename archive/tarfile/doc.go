@@ -15,6 +15,8 @@
 //     is not replaced by anything else.
 //   - A hard link is one more name of what its target is at that place in the tar.
 //   - What follows the end of the tar is ignored.
+//   - Global headers are comments. One that sets something for all entries, an entry of
+//     a type that is not known, and records of more than 1 MiB for one entry are errors.
 //
 // Directories that are not in the tar belong to root, have the permissions 0755, and the
 // time of the first entry in them. The files by which layers of container images say that

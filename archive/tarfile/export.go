@@ -152,7 +152,7 @@ func (e *exporter) add(path string, n *archive.Node) error {
 // takeMark removes the mark of a hard link from a regular file, and returns it.
 func takeMark(n *archive.Node) (group string) {
 	for i, x := range n.XAttrs {
-		if x.Name == linkAttribute {
+		if x.Name == archive.HardLinkXAttr {
 			if n.IsRegular() {
 				group = string(x.Value)
 			}

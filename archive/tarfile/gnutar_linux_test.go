@@ -78,7 +78,7 @@ func makeTree(t *testing.T, ustar bool) string {
 	if !ustar {
 		put(strings.Repeat("n", 255), "long")
 		check(os.Symlink(strings.Repeat("t", 300), at("long target")))
-		check(os.Chown(at("a-b"), 4_000_000_000, 3_000_000))
+		check(os.Chown(at("a-b"), 2_000_000_000, 3_000_000))
 		attributes(t, at)
 	}
 	for i, name := range []string{"a/b", "owned", "a", "."} {
@@ -177,6 +177,7 @@ func TestImportGNU(t *testing.T) {
 		{"pax", inPAX, []string{"--format=pax", "--acls", "--selinux", "--xattrs", "--xattrs-include=*"}},
 		{"pax sparse", inPAX, []string{"--format=pax", "--acls", "--selinux", "--xattrs", "--xattrs-include=*", "--sparse"}},
 		{"sparse 0.1", inUstar, []string{"--format=pax", "--sparse", "--sparse-version=0.1"}},
+		{"incremental", inUstar, []string{"--format=gnu", "--listed-incremental=" + filepath.Join(t.TempDir(), "snapshot"), "--label=name"}},
 		{"sorted", inPAX, []string{"--format=pax", "--acls", "--xattrs", "--xattrs-include=*", "--sort=name"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -30,10 +30,6 @@ const (
 	typeVolume  = 'V' // the name of the tar
 )
 
-// linkAttribute marks the names of one file, see package tree: its value is the path of
-// the first. It belongs to castor, and is never passed on.
-const linkAttribute = "user.castor.hardlink"
-
 // maxLinkPath is the greatest length in bytes of a path that is a mark.
 const maxLinkPath = 1024
 
@@ -136,7 +132,8 @@ func nodeType(flag byte) (uint32, error) {
 	return 0, fmt.Errorf("type %q of an entry is not known", flag)
 }
 
-// node returns the node of a type that a header describes.
+// node returns the node of a type that a header describes. It keeps no text of the
+// header, as all texts of one are parts of a large one.
 func (m *importer) node(path string, h *tar.Header, typ uint32) (*archive.Node, error) {
 	n := &archive.Node{Mode: typ | uint32(h.Mode)&archive.PermMask}
 	var err error
@@ -150,7 +147,7 @@ func (m *importer) node(path string, h *tar.Header, typ uint32) (*archive.Node, 
 	case archive.TypeRegular:
 		n.Size = h.Size
 	case archive.TypeSymlink:
-		n.Target = h.Linkname
+		n.Target = strings.Clone(h.Linkname)
 	case archive.TypeChar, archive.TypeBlock:
 		if h.Devmajor < 0 || h.Devmajor > archive.MaxMajor || h.Devminor < 0 || h.Devminor > archive.MaxMinor {
 			return nil, fmt.Errorf("device %d:%d is not allowed", h.Devmajor, h.Devminor)
@@ -190,17 +187,17 @@ func (m *importer) attributes(n *archive.Node, records map[string]string) {
 			continue
 		}
 		switch name = decodeKey.Replace(name); name {
-		case linkAttribute:
+		case archive.HardLinkXAttr:
 		case xattrCaps:
 			n.FCaps = []byte(v)
 		case xattrSELinux:
-			n.SELinux = strings.TrimRight(v, "\x00")
+			n.SELinux = strings.Clone(strings.TrimRight(v, "\x00"))
 		default: // Strip drops what is not to be kept
 			n.XAttrs = append(n.XAttrs, archive.XAttr{Name: strings.Clone(name), Value: []byte(v)})
 		}
 	}
 	if v, ok := records[keySELinux]; ok {
-		n.SELinux = strings.TrimRight(v, "\x00")
+		n.SELinux = strings.Clone(strings.TrimRight(v, "\x00"))
 	}
 }
 
@@ -257,7 +254,8 @@ func (o *owners) note(id int, name string) (uint32, string, error) {
 	if id < 0 || int64(id) > math.MaxUint32 {
 		return 0, "", fmt.Errorf("user or group %d is not allowed", id)
 	}
-	if name != "" && len(o.known) < maxOwners {
+	name = strings.Clone(name)
+	if name != "" && len(name) <= archive.MaxName && len(o.known) < maxOwners {
 		if _, ok := o.known[name]; !ok {
 			o.known[name] = uint32(id)
 		}

@@ -82,10 +82,11 @@ func Import(ctx context.Context, r io.Reader, w io.Writer, f archive.Features, o
 		m.o.MaxMemory = defaultMemory
 	}
 	defer m.spool.close()
-	if err := m.read(r); err != nil {
-		return m.stats, err
+	err = m.read(r)
+	if err == nil {
+		err = m.write()
 	}
-	return m.stats, m.write()
+	return m.stats, err
 }
 
 // importer is one run of Import.
@@ -143,16 +144,9 @@ func (m *importer) read(r io.Reader) error {
 		}
 	}
 	if m.root.file == nil {
-		m.begin(0)
+		m.root.file = m.imply(0)
 	}
 	return m.spool.seal()
-}
-
-// begin makes a root, as there is none so far.
-func (m *importer) begin(mtime int64) {
-	m.root.file = &file{Node: archive.Node{Mode: archive.TypeDir | 0o755, MTime: mtime}}
-	m.f.Strip(&m.root.Node)
-	m.stats.Implied++
 }
 
 // unreadable returns the error for what is no entry.
@@ -211,10 +205,7 @@ func (m *importer) entry(tr *tar.Reader, h *tar.Header) error {
 		return err
 	}
 	if m.root.file == nil {
-		m.begin(n.MTime)
-		if len(names) == 0 {
-			m.stats.Implied--
-		}
+		m.root.file = m.imply(n.MTime)
 	}
 	f := &file{Node: *n}
 	if err := m.content(tr, h, f); err != nil {
@@ -352,7 +343,7 @@ func (m *importer) emitFile(name string, f *file) error {
 		m.stats.Files++
 		m.stats.Bytes += n.Size
 		if f.names > 1 && len(f.first) <= maxLinkPath {
-			n.XAttrs = append(slices.Clip(n.XAttrs), archive.XAttr{Name: linkAttribute, Value: []byte(f.first)})
+			n.XAttrs = append(slices.Clip(n.XAttrs), archive.XAttr{Name: archive.HardLinkXAttr, Value: []byte(f.first)})
 			m.f.Strip(&n)
 		}
 	}

@@ -13,6 +13,7 @@ type file struct {
 	archive.Node
 	off     int64  // of the content
 	spooled bool   // in the spool, not in the tar
+	implied bool   // a directory that the tar has not had so far
 	linked  bool   // has had several names
 	names   int    // that it has in the end, if it is linked
 	first   string // of those, the first path
@@ -95,17 +96,22 @@ func (m *importer) put(names []string, f *file) error {
 		case last:
 			return m.add(at, name, f)
 		case old == nil:
-			d := &file{Node: archive.Node{Mode: archive.TypeDir | 0o755, MTime: f.MTime}}
-			m.f.Strip(&d.Node)
-			if err := m.add(at, name, d); err != nil {
+			if err := m.add(at, name, m.imply(f.MTime)); err != nil {
 				return err
 			}
-			m.stats.Implied++
 			old = at.in[name]
 		}
 		at = old
 	}
 	return nil
+}
+
+// imply returns a directory that is not in the tar.
+func (m *importer) imply(mtime int64) *file {
+	d := &file{Node: archive.Node{Mode: archive.TypeDir | 0o755, MTime: mtime}, implied: true}
+	m.f.Strip(&d.Node)
+	m.stats.Implied++
+	return d
 }
 
 // add adds a name to a directory.
@@ -124,6 +130,9 @@ func (m *importer) add(dir *place, name string, f *file) error {
 func (m *importer) replace(p *place, f *file) error {
 	if err := m.charge(f.cost() - p.file.cost()); err != nil {
 		return err
+	}
+	if p.implied {
+		m.stats.Implied--
 	}
 	p.file = f
 	return nil

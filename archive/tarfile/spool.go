@@ -2,7 +2,6 @@ package tarfile
 
 import (
 	"context"
-	"errors"
 	"io"
 	"os"
 )
@@ -78,12 +77,7 @@ func (s *spool) seal() error {
 }
 
 // ReadAt implements [io.ReaderAt].
-func (s *spool) ReadAt(b []byte, off int64) (int, error) {
-	if s.f == nil {
-		return 0, errors.New("tarfile: internal error: nothing has been spooled")
-	}
-	return s.f.ReadAt(b, off)
-}
+func (s *spool) ReadAt(b []byte, off int64) (int, error) { return s.f.ReadAt(b, off) }
 
 func (s *spool) close() {
 	if s.f == nil {

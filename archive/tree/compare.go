@@ -8,6 +8,7 @@ import (
 	"io"
 	"iter"
 	"reflect"
+	"slices"
 
 	"github.com/castorsync/castor/archive"
 )
@@ -34,17 +35,35 @@ const (
 // paths, until each returns an error, which it then returns. Metadata is compared as
 // far as both archives keep it and mask, 0 meaning all, has it.
 func Compare(ctx context.Context, old, new *archive.Tree, mask archive.Features, each func(Change) error) error {
-	f := old.Features().Replay(new.Features())
+	f := []archive.Features{old.Features(), new.Features()}
 	if mask != 0 {
-		f = f.Replay(mask)
+		f = append(f, mask.Normalize())
 	}
-	c := &comparer{ctx: ctx, f: f, each: each}
+	c := &comparer{ctx: ctx, f: common(f), each: each}
 	return c.both(old.Root(), new.Root())
+}
+
+// common returns what all of list keep, times in the coarsest of their forms.
+func common(list []archive.Features) archive.Features {
+	f := list[0]
+	for _, g := range list[1:] {
+		f = f.Replay(g)
+	}
+	if !f.Any(timeFeatures) {
+		return f
+	}
+	f &^= timeFeatures
+	for _, form := range []archive.Features{archive.TwoSecTime, archive.SecTime, archive.USecTime} {
+		if slices.ContainsFunc(list, func(g archive.Features) bool { return g.Has(form) }) {
+			return f | form
+		}
+	}
+	return f | archive.NSecTime
 }
 
 type comparer struct {
 	ctx  context.Context
-	f    archive.Features
+	f    archive.Features // what is compared
 	each func(Change) error
 }
 
@@ -143,13 +162,17 @@ func (c *comparer) differs(a, b *archive.Item) (what []string, err error) {
 	x, y := cloneNode(a.Node), cloneNode(b.Node)
 	c.f.Strip(x)
 	c.f.Strip(y)
+	takeLinkGroup(x) // the marks of hard links are no metadata
+	takeLinkGroup(y)
 	add := func(name string, differs bool) {
 		if differs {
 			what = append(what, name)
 		}
 	}
-	add("type", x.Type() != y.Type())
-	if len(what) == 0 && x.IsRegular() {
+	if x.Type() != y.Type() {
+		return []string{"type"}, nil // what else differs says nothing
+	}
+	if x.IsRegular() {
 		if x.Size != y.Size {
 			add("size", true)
 		} else {

@@ -2,6 +2,7 @@ package tree
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -360,13 +362,13 @@ func (f *sourceFile) status() (status, error) {
 // status tells whether a file is still the same. names is how many it has.
 type status struct {
 	fileID
-	size  int64
-	mtime unix.Timespec
-	names uint64
+	size         int64
+	mtime, ctime unix.Timespec
+	names        uint64
 }
 
 func statusOf(st *unix.Stat_t) status {
-	return status{fileID{uint64(st.Dev), st.Ino}, st.Size, st.Mtim, uint64(st.Nlink)}
+	return status{fileID{uint64(st.Dev), st.Ino}, st.Size, st.Mtim, st.Ctim, uint64(st.Nlink)}
 }
 
 // same says whether the content is the same, as far as times tell.
@@ -374,16 +376,55 @@ func (s status) same(t status) bool {
 	return s.fileID == t.fileID && s.size == t.size && s.mtime == t.mtime
 }
 
-// openSource opens a regular file of the tree at root.
-func openSource(root *os.Root, name string) (*sourceFile, error) {
-	f, err := root.OpenFile(name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+// untouched says whether nothing has happened to the file at all. Unlike its mtime,
+// nobody can set the ctime of a file back.
+func (s status) untouched(t status) bool { return s.same(t) && s.ctime == t.ctime }
+
+// settled says whether the file was last touched before a time.
+func (s status) settled(before time.Time) bool {
+	return time.Unix(s.mtime.Unix()).Before(before) && time.Unix(s.ctime.Unix()).Before(before)
+}
+
+// appendIdentity appends what is equal only for the same file with the same content.
+func (s status) appendIdentity(b []byte) []byte {
+	for _, n := range []int64{
+		int64(s.dev), int64(s.ino), s.size,
+		int64(s.mtime.Sec), int64(s.mtime.Nsec), int64(s.ctime.Sec), int64(s.ctime.Nsec),
+	} {
+		b = binary.LittleEndian.AppendUint64(b, uint64(n))
+	}
+	return b
+}
+
+// sourceDir is an open directory.
+type sourceDir struct{ *os.File }
+
+// openSourceDir opens a directory of the tree at root, which is that if path is empty.
+func openSourceDir(root *os.Root, path string) (*sourceDir, error) {
+	f, err := root.OpenFile(cmp.Or(path, "."), folderFlags, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	return &sourceDir{f}, nil
+}
+
+// openFile opens a regular file in d; if that is something else now, the error wraps
+// fs.ErrNotExist.
+func (d *sourceDir) openFile(name string) (*sourceFile, error) {
+	var st unix.Stat_t
+	fd := int(d.Fd())
+	if err := retry(func() error { return unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) }); err != nil {
+		return nil, err
+	}
+	if st.Mode&archive.TypeMask != archive.TypeRegular {
+		return nil, errVanished
+	}
+	fd, err := openat(fd, name, lookFlags)
+	if errors.Is(err, unix.ELOOP) {
+		err = errVanished
+	}
 	if err != nil {
-		return nil, os.NewSyscallError("fcntl", err)
+		return nil, err
 	}
 	return &sourceFile{fd}, nil
 }

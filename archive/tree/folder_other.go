@@ -3,6 +3,7 @@
 package tree
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -217,9 +218,37 @@ func statusOf(fi fs.FileInfo) status { return status{size: fi.Size(), mtime: fi.
 // same says whether the content is the same, as far as times tell.
 func (s status) same(t status) bool { return s.size == t.size && s.mtime.Equal(t.mtime) }
 
-// openSource opens a regular file of the tree at root.
-func openSource(root *os.Root, name string) (*sourceFile, error) {
-	f, err := root.Open(name)
+func (s status) untouched(t status) bool { return s.same(t) }
+
+// settled is false: without the time of its last change, which nobody can set back,
+// nothing tells that a file has the same content as long ago.
+func (s status) settled(time.Time) bool { return false }
+
+func (s status) appendIdentity(b []byte) []byte { return b }
+
+// sourceDir is an open directory.
+type sourceDir struct{ *os.Root }
+
+// openSourceDir opens a directory of the tree at root, which is that if path is empty.
+func openSourceDir(root *os.Root, path string) (*sourceDir, error) {
+	d, err := root.OpenRoot(cmp.Or(path, "."))
+	if err != nil {
+		return nil, err
+	}
+	return &sourceDir{d}, nil
+}
+
+// openFile opens a regular file in d; if that is something else now, the error wraps
+// fs.ErrNotExist.
+func (d *sourceDir) openFile(name string) (*sourceFile, error) {
+	fi, err := d.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, errVanished
+	}
+	f, err := d.Open(name)
 	if err != nil {
 		return nil, err
 	}

@@ -6,13 +6,6 @@ import (
 	"github.com/castorsync/castor/archive"
 )
 
-// linkAttribute is the extended attribute that marks the names of one file in an
-// archive, if [PackOptions].HardLinks asks for it. Its value is the same for all of
-// them: the path in the tree of the first. Each name has the content as well, so
-// that what does not know the mark extracts files that are equal. Its owner in the
-// file system is castor: what a tree has there is not passed on.
-const linkAttribute = "user.castor.hardlink"
-
 // maxLinkPath bounds the mark, so that every file system that has attributes takes
 // it. Files whose first path is longer are not marked.
 const maxLinkPath = 1024
@@ -44,14 +37,14 @@ func (m linkMarker) mark(path string, n *archive.Node, id fileID, names uint64) 
 	if len(g.path) > maxLinkPath {
 		return
 	}
-	i, _ := slices.BinarySearchFunc(n.XAttrs, linkAttribute, compareXAttr)
-	n.XAttrs = slices.Insert(n.XAttrs, i, archive.XAttr{Name: linkAttribute, Value: []byte(g.path)})
+	i, _ := slices.BinarySearchFunc(n.XAttrs, archive.HardLinkXAttr, compareXAttr)
+	n.XAttrs = slices.Insert(n.XAttrs, i, archive.XAttr{Name: archive.HardLinkXAttr, Value: []byte(g.path)})
 }
 
 // takeLinkGroup removes the mark of a hard link from a node. It returns the name of
 // its group, and whether there was a mark.
 func takeLinkGroup(n *archive.Node) (group string, ok bool) {
-	i, ok := slices.BinarySearchFunc(n.XAttrs, linkAttribute, compareXAttr)
+	i, ok := slices.BinarySearchFunc(n.XAttrs, archive.HardLinkXAttr, compareXAttr)
 	if !ok {
 		return "", false
 	}

@@ -721,8 +721,8 @@ func TestView(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if len(v.open) > maxViewFiles {
-		t.Errorf("%d files are open", len(v.open))
+	if files, dirs := len(v.files.open), len(v.dirs.open); files > maxViewFiles || dirs > maxViewDirs {
+		t.Errorf("%d files and %d directories are open", files, dirs)
 	}
 	if _, ok := v.Locate(0); ok {
 		t.Error("the first byte is no content")
@@ -802,9 +802,9 @@ func TestHardLinks(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.Mkdir(dir+"/d", 0o755), os.WriteFile(dir+"/a", []byte("a"), 0o644), os.WriteFile(dir+"/single", []byte("a"), 0o644),
 		os.Link(dir+"/a", dir+"/d/b"), os.Link(dir+"/a", dir+"/z"), os.WriteFile(dir+"/d/stale", nil, 0o644),
-		unix.Setxattr(dir+"/d/stale", linkAttribute, []byte("../etc"), 0), unix.Setxattr(dir+"/a", "user.zz", nil, 0), unix.Setxattr(dir+"/a", "user.aa", nil, 0))
+		unix.Setxattr(dir+"/d/stale", archive.HardLinkXAttr, []byte("../etc"), 0), unix.Setxattr(dir+"/a", "user.zz", nil, 0), unix.Setxattr(dir+"/a", "user.aa", nil, 0))
 	plain, _ := pack(t, dir, defaultFeatures, nil)
-	if !bytes.Contains(plain, []byte(linkAttribute+"\x00../etc")) || bytes.Count(plain, []byte(linkAttribute)) != 1 {
+	if !bytes.Contains(plain, []byte(archive.HardLinkXAttr+"\x00../etc")) || bytes.Count(plain, []byte(archive.HardLinkXAttr)) != 1 {
 		t.Error("without the option, attributes are what they are")
 	}
 	b, _ := pack(t, dir, defaultFeatures, &PackOptions{HardLinks: true})

@@ -30,7 +30,7 @@ type target struct {
 // special makes a node that is neither a file nor a directory.
 func (u *unpacker) special(j *job) error {
 	d := j.dir
-	clear := false
+	inTheWay := false // a directory
 	if !d.fresh {
 		was, err := d.lstat(j.name)
 		switch {
@@ -41,7 +41,7 @@ func (u *unpacker) special(j *job) error {
 			if err := u.mayClear(); err != nil {
 				return err
 			}
-			clear = true
+			inTheWay = true
 		case u.sameSpecial(j, was):
 			return u.restore(target{path: j.path, dir: d.destDir, name: j.name}, j.node)
 		}
@@ -58,7 +58,7 @@ func (u *unpacker) special(j *job) error {
 	}
 	err = u.restore(target{path: j.path, dir: d.destDir, name: temp, bare: !d.inherits}, j.node)
 	if err == nil {
-		err = u.place(j, temp, clear)
+		err = u.place(j, temp, inTheWay)
 	}
 	if err != nil {
 		d.remove(temp)
@@ -103,7 +103,7 @@ func tolerable(err error) bool {
 	return false
 }
 
-var errUnknownName = errors.New("no user or group of this name here, and the archive has no number")
+var errUnknownName = errors.New("no user or group of this name here, and no number to use")
 
 var errNoID = errors.New("no number that a user or group may have")
 
@@ -175,7 +175,10 @@ func (u *unpacker) number(name string, id uint32, find func(string) int64) (uint
 			id, numbers = uint32(n), true
 		}
 	}
-	if !numbers {
+	switch {
+	case !numbers && id != 0: // it has one that is not to be used
+		return 0, errUnknownName
+	case !numbers:
 		return 0, nil // root has no name in an archive
 	}
 	if u.o.UIDRange != 0 {

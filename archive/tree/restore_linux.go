@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -92,11 +94,15 @@ func (u *unpacker) prepare(t target, n *archive.Node) error {
 		return nil
 	}
 	early := u.mask & (earlyFlags | hindrances&^n.Flags)
-	if err := u.chattr(t, n, early); err != nil {
+	if err := u.chattr(t, n, early); err != nil || t.lateProject() {
 		return err
 	}
 	return u.project(t, n)
 }
+
+// lateProject reports whether a file is to have its project id after its name: where
+// files inherit one, those of another cannot be renamed.
+func (t *target) lateProject() bool { return t.unsealed && !t.bare }
 
 // chattr makes those of a node's attributes that are in mask what they are to be.
 func (u *unpacker) chattr(t target, n *archive.Node, mask archive.Features) error {
@@ -124,6 +130,11 @@ func (u *unpacker) project(t target, n *archive.Node) error {
 
 // seal sets what hinders changes of a file or directory, when there are no more.
 func (u *unpacker) seal(t target, n *archive.Node) error {
+	if t.lateProject() {
+		if err := u.project(t, n); err != nil {
+			return err
+		}
+	}
 	if err := u.chattr(t, n, u.mask&lateFlags); err != nil {
 		return err
 	}
@@ -139,9 +150,9 @@ func (u *unpacker) seal(t target, n *archive.Node) error {
 }
 
 // restore restores the metadata of a node in the order in which one thing does not
-// undo another: owners clear capabilities, permissions change ACLs, and everything
-// changes times. What hinders changes comes last. What is right already is left
-// alone, so that nothing is asked of a file that must not change, or a system that
+// undo another: owners clear capabilities, permissions change ACLs and may forbid to
+// set attributes. What hinders changes comes last. What is right already is left
+// alone, so that nothing is asked of a file that must not change, or of a system that
 // has no such thing.
 func (u *unpacker) restore(t target, n *archive.Node) error {
 	opened := t.file != nil || t.self != nil
@@ -150,13 +161,13 @@ func (u *unpacker) restore(t target, n *archive.Node) error {
 			return err
 		}
 	}
-	h, err := t.open()
+	h, err := t.open(n)
 	if err != nil {
 		return err
 	}
 	defer h.close()
 	for _, step := range []func(*handle, target, *archive.Node) error{
-		u.owner, u.permissions, u.xattrs, u.caps, u.label, u.time,
+		u.owner, u.xattrs, u.permissions, u.caps, u.label, u.time,
 	} {
 		if err := step(h, t, n); err != nil {
 			return err
@@ -185,9 +196,10 @@ type handle struct {
 	names   []string // of its extended attributes
 }
 
-// open returns a handle of t. What is no file is opened by its name without opening
-// what it stands for.
-func (t *target) open() (h *handle, err error) {
+// open returns a handle of t, which is a node of n's type. What is no file is opened
+// by its name without opening what it stands for; nobody may have put something else
+// there, or another name of what is elsewhere.
+func (t *target) open(n *archive.Node) (h *handle, err error) {
 	h = &handle{}
 	if t.name == "" {
 		h.fd = t.fd()
@@ -198,9 +210,13 @@ func (t *target) open() (h *handle, err error) {
 		}
 		h.path = procPath(h.fd)
 	}
-	if err = unix.Fstat(h.fd, &h.st); err != nil {
+	err = os.NewSyscallError("fstat", unix.Fstat(h.fd, &h.st))
+	if err == nil && h.path != "" && (h.st.Mode&archive.TypeMask != n.Type() || h.st.Nlink != 1) {
+		err = errSwapped
+	}
+	if err != nil {
 		h.close()
-		return nil, os.NewSyscallError("fstat", err)
+		return nil, err
 	}
 	if !t.bare && h.st.Mode&archive.TypeMask != archive.TypeSymlink {
 		h.list()
@@ -297,6 +313,19 @@ func (u *unpacker) ids(n *archive.Node) (uid, gid uint32, err error) {
 	return uid, gid, err
 }
 
+// sameOwner reports whether owner and permissions are those of n, as far as they are
+// restored.
+func (u *unpacker) sameOwner(i *destInfo, n *archive.Node) bool {
+	if u.mask.Any(archive.Permissions|archive.ACLs) && i.st.Mode&archive.PermMask != n.Perm() {
+		return false
+	}
+	if !u.mask.Any(ownerFeatures) {
+		return true
+	}
+	uid, gid, err := u.ids(n)
+	return err == nil && i.st.Uid == uid && i.st.Gid == gid
+}
+
 // permissions sets mode and ACLs.
 func (u *unpacker) permissions(h *handle, t target, n *archive.Node) error {
 	if n.IsSymlink() {
@@ -334,9 +363,9 @@ func (u *unpacker) permissions(h *handle, t target, n *archive.Node) error {
 func (u *unpacker) modeOf(h *handle, t target, n *archive.Node) (mode uint32, set bool) {
 	now := h.st.Mode & archive.PermMask
 	if t.bare || t.unsealed {
-		now = 0o666 &^ umask
+		now = 0o666 &^ umask()
 		if n.IsDir() {
-			now = 0o777 &^ umask
+			now = 0o777 &^ umask()
 		}
 	}
 	switch {
@@ -350,12 +379,17 @@ func (u *unpacker) modeOf(h *handle, t target, n *archive.Node) (mode uint32, se
 	return now | 0o200, true
 }
 
-// umask is the process's. It can only be read by setting it.
-var umask = func() uint32 {
-	old := unix.Umask(0o077)
-	unix.Umask(old)
-	return uint32(old)
-}()
+// umask returns the process's, without umask(2), which would change it.
+var umask = sync.OnceValue(func() uint32 {
+	b, _ := os.ReadFile("/proc/self/status")
+	if _, rest, ok := strings.Cut(string(b), "\nUmask:"); ok {
+		line, _, _ := strings.Cut(rest, "\n")
+		if n, err := strconv.ParseUint(strings.TrimSpace(line), 8, 32); err == nil {
+			return uint32(n)
+		}
+	}
+	return 0o022
+})
 
 // chmod sets permissions, but not the set-id bits for an owner that is not the one
 // that the archive says.
@@ -452,7 +486,11 @@ func (u *unpacker) time(h *handle, t target, n *archive.Node) error {
 	}
 	ts := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(n.MTime)}
 	if h.path != "" {
-		return u.problem(t.path, "time", unix.UtimesNanoAt(t.dir.fd, t.name, ts[:], unix.AT_SYMLINK_NOFOLLOW))
+		err := unix.UtimesNanoAt(h.fd, "", ts[:], unix.AT_EMPTY_PATH)
+		if err == unix.EINVAL { // before Linux 5.8
+			err = unix.UtimesNanoAt(t.dir.fd, t.name, ts[:], unix.AT_SYMLINK_NOFOLLOW)
+		}
+		return u.problem(t.path, "time", err)
 	}
 	// Without a name, the call is for the descriptor.
 	_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(h.fd), 0, uintptr(unsafe.Pointer(&ts)), 0, 0, 0)

@@ -38,6 +38,8 @@ func makeSubvolume(*destDir, string) error { return errors.ErrUnsupported }
 
 func clearReadOnly(*destDir) {}
 
+func (u *unpacker) sameOwner(*destInfo, *archive.Node) bool { return true }
+
 func (u *unpacker) prepare(target, *archive.Node) error { return nil }
 
 func (u *unpacker) seal(target, *archive.Node) error { return nil }

@@ -34,7 +34,8 @@ type UnpackOptions struct {
 	Mask archive.Features
 
 	// Delete removes what the archive does not have from the directories that it
-	// has, after everything else has gone well.
+	// has, after everything else has gone well. Without it, a directory where the
+	// archive has something else is an error.
 	Delete bool
 	// Strict makes it an error if something cannot be restored here, such as an
 	// owner without the privilege.
@@ -53,7 +54,7 @@ type UnpackOptions struct {
 	NoReflink bool
 
 	NoSync  bool // do not wait until everything has reached the disk
-	Workers int  // goroutines that write files; 0 means two for each CPU
+	Workers int  // goroutines that write files; 0 means four for each CPU
 
 	// Problem is told of what could not be restored, from one goroutine at a time.
 	Problem func(Problem)
@@ -105,7 +106,7 @@ func Unpack(ctx context.Context, src Source, dest string, o *UnpackOptions) (Unp
 		u.o = *o
 	}
 	if u.o.Workers <= 0 {
-		u.o.Workers = 2 * runtime.GOMAXPROCS(0)
+		u.o.Workers = 4 * runtime.GOMAXPROCS(0)
 	}
 	u.ctx, u.cancel = context.WithCancelCause(ctx)
 	defer u.cancel(nil)
@@ -138,7 +139,7 @@ type unpacker struct {
 
 	mu    sync.Mutex // guards what follows
 	stats UnpackStats
-	late  []*directory // finished when the whole archive has been read
+	late  []*directory // finished when the whole archive has been read, in this order
 }
 
 // link is the first file of a group of hard links.
@@ -253,6 +254,9 @@ func (u *unpacker) read() (err error) {
 		}
 		e, err := u.src.Next()
 		if err == io.EOF {
+			if len(open) > 0 {
+				return io.ErrUnexpectedEOF
+			}
 			return u.submit()
 		}
 		if err != nil {

@@ -17,6 +17,9 @@ import (
 // knows the path.
 type destDir struct{ fd int }
 
+// call makes a system call, until no signal interrupts it.
+func call(name string, f func() error) error { return os.NewSyscallError(name, retry(f)) }
+
 func openDest(path string) (*destDir, error) {
 	d := &destDir{}
 	err := retry(func() (err error) {
@@ -76,11 +79,11 @@ func (d *destDir) makeWritable() (was uint32, changed bool) {
 }
 
 func (d *destDir) chmod(mode uint32) error {
-	return os.NewSyscallError("fchmod", unix.Fchmod(d.fd, mode))
+	return call("fchmod", func() error { return unix.Fchmod(d.fd, mode) })
 }
 
 func (d *destDir) mkdir(name string) error {
-	return os.NewSyscallError("mkdirat", unix.Mkdirat(d.fd, name, 0o700))
+	return call("mkdirat", func() error { return unix.Mkdirat(d.fd, name, 0o700) })
 }
 
 // inherits reports whether new nodes in d get more than their own: the group of d,
@@ -125,17 +128,17 @@ func (d *destDir) names(each func(name string)) error {
 // lstat looks at a node; an error that is fs.ErrNotExist says that there is none.
 func (d *destDir) lstat(name string) (destInfo, error) {
 	var i destInfo
-	err := retry(func() error { return unix.Fstatat(d.fd, name, &i.st, unix.AT_SYMLINK_NOFOLLOW) })
-	return i, os.NewSyscallError("fstatat", err)
+	err := call("fstatat", func() error { return unix.Fstatat(d.fd, name, &i.st, unix.AT_SYMLINK_NOFOLLOW) })
+	return i, err
 }
 
 func (d *destDir) rename(from, to string) error {
-	return os.NewSyscallError("renameat", unix.Renameat(d.fd, from, d.fd, to))
+	return call("renameat", func() error { return unix.Renameat(d.fd, from, d.fd, to) })
 }
 
 // remove removes a node that is no directory.
 func (d *destDir) remove(name string) error {
-	return os.NewSyscallError("unlinkat", unix.Unlinkat(d.fd, name, 0))
+	return call("unlinkat", func() error { return unix.Unlinkat(d.fd, name, 0) })
 }
 
 // removeAll removes a node and all below it.
@@ -167,11 +170,11 @@ func (d *destDir) removeAll(name string) error {
 			return err
 		}
 	}
-	return os.NewSyscallError("unlinkat", unix.Unlinkat(d.fd, name, unix.AT_REMOVEDIR))
+	return call("unlinkat", func() error { return unix.Unlinkat(d.fd, name, unix.AT_REMOVEDIR) })
 }
 
 func (d *destDir) symlink(target, name string) error {
-	return os.NewSyscallError("symlinkat", unix.Symlinkat(target, d.fd, name))
+	return call("symlinkat", func() error { return unix.Symlinkat(target, d.fd, name) })
 }
 
 func (d *destDir) readlink(name string) (string, error) {
@@ -186,19 +189,19 @@ func (d *destDir) mknod(name string, n *archive.Node) error {
 	if n.IsDevice() {
 		dev = int(unix.Mkdev(n.Major, n.Minor))
 	}
-	return os.NewSyscallError("mknodat", unix.Mknodat(d.fd, name, n.Type()|0o600, dev))
+	return call("mknodat", func() error { return unix.Mknodat(d.fd, name, n.Type()|0o600, dev) })
 }
 
 // link makes name in d another name of what is called that in from.
 func (d *destDir) link(from *destDir, fromName, name string) error {
-	return os.NewSyscallError("linkat", unix.Linkat(from.fd, fromName, d.fd, name, 0))
+	return call("linkat", func() error { return unix.Linkat(from.fd, fromName, d.fd, name, 0) })
 }
 
-// create makes a file, which must not exist.
-func (d *destDir) create(name string) (*destFile, error) {
+// create makes a file, which must not exist, with at most the permissions perm.
+func (d *destDir) create(name string, perm uint32) (*destFile, error) {
 	const flags = unix.O_RDWR | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	f := &destFile{}
-	err := retry(func() (err error) { f.fd, err = unix.Openat(d.fd, name, flags, 0o600); return err })
+	err := retry(func() (err error) { f.fd, err = unix.Openat(d.fd, name, flags, perm); return err })
 	if err != nil {
 		return nil, os.NewSyscallError("openat", err)
 	}
@@ -243,8 +246,8 @@ type destFile struct {
 	size int64 // when it was opened
 }
 
-// Close implements [io.Closer].
-func (f *destFile) Close() error { return unix.Close(f.fd) }
+// Close implements [io.Closer]. The error may be one of writing.
+func (f *destFile) Close() error { return os.NewSyscallError("close", unix.Close(f.fd)) }
 
 // ReadAt implements [io.ReaderAt].
 func (f *destFile) ReadAt(b []byte, off int64) (int, error) {
@@ -272,7 +275,7 @@ func (f *destFile) WriteAt(b []byte, off int64) (done int, err error) {
 }
 
 func (f *destFile) truncate(size int64) error {
-	return os.NewSyscallError("ftruncate", retry(func() error { return unix.Ftruncate(f.fd, size) }))
+	return call("ftruncate", func() error { return unix.Ftruncate(f.fd, size) })
 }
 
 // asFile returns another handle of the same open file.

@@ -123,9 +123,9 @@ func (d *destDir) mknod(string, *archive.Node) error { return errors.ErrUnsuppor
 // link makes name in d another name of what is called that in from, where it can.
 func (d *destDir) link(*destDir, string, string) error { return errors.ErrUnsupported }
 
-// create makes a file, which must not exist.
-func (d *destDir) create(name string) (*destFile, error) {
-	f, err := d.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+// create makes a file, which must not exist, with at most the permissions perm.
+func (d *destDir) create(name string, perm uint32) (*destFile, error) {
+	f, err := d.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, fs.FileMode(perm))
 	if err != nil {
 		return nil, err
 	}

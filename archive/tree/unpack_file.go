@@ -120,8 +120,9 @@ func (u *unpacker) inPlace(j *job) (old previous, err error) {
 	if err != nil {
 		return old, nil // it is replaced
 	}
-	// What has other names is not this run's to change, unless it has them from one.
-	return previous{file: f, info: fi, keep: fi.links() == 1 || j.group != nil}, nil
+	// What has other names is not this run's to change; it may have them from one, but
+	// then its owner and permissions are right.
+	return previous{file: f, info: fi, keep: fi.links() == 1 || j.group != nil && u.sameOwner(&fi, j.node)}, nil
 }
 
 // oldFirst puts the first file of j's group in the place of what is there.
@@ -148,14 +149,15 @@ func (u *unpacker) oldFirst(j *job, old *previous) {
 // mayClear returns an error unless directories that are in the way may be removed.
 func (u *unpacker) mayClear() error {
 	if !u.o.Delete {
-		return errors.New("a directory of this name is in the way: remove it, or allow that with --delete")
+		return errors.New("a directory of this name is in the way, and nothing is to be deleted")
 	}
 	return nil
 }
 
-// place gives what has the name temp in j's directory the name of j.
-func (u *unpacker) place(j *job, temp string, clear bool) error {
-	if clear {
+// place gives what has the name temp in j's directory the name of j, after it has
+// removed a directory in the way.
+func (u *unpacker) place(j *job, temp string, inTheWay bool) error {
+	if inTheWay {
 		if err := j.dir.removeAll(j.name); err != nil {
 			return fmt.Errorf("the directory in the way cannot be removed: %w", err)
 		}
@@ -186,7 +188,7 @@ type output struct {
 // or that of a file of the same path in a basis, is shared as far as the system can.
 func (u *unpacker) create(j *job, old *destFile) (*output, error) {
 	out := &output{dir: j.dir, temp: tempName()}
-	f, err := j.dir.create(out.temp)
+	f, err := j.dir.create(out.temp, u.firstPerm(j.node))
 	if err != nil {
 		return nil, err
 	}
@@ -201,6 +203,17 @@ func (u *unpacker) create(j *job, old *destFile) (*output, error) {
 	return out, nil
 }
 
+// firstPerm returns the permissions that a file is made with: those that it is going
+// to have, so that they need not be changed, if its group has none that others lack
+// and nothing takes that the owner may write; else only the owner's.
+func (u *unpacker) firstPerm(n *archive.Node) uint32 {
+	if perm := n.Perm() & 0o777; u.mask.Any(archive.Permissions|archive.ACLs) && perm>>3&^perm&7 == 0 && len(n.XAttrs) == 0 {
+		return perm
+	}
+	return 0o600
+}
+
+// target is the output as its metadata is restored.
 func (o *output) target(j *job) target {
 	return target{path: j.path, file: o.f, bare: !o.dir.inherits, unsealed: true}
 }
@@ -368,12 +381,19 @@ func (o *output) commit(u *unpacker, j *job, old previous) error {
 		return err
 	}
 	o.temp = ""
-	return u.seal(t, j.node)
+	if err := u.seal(t, j.node); err != nil {
+		return err
+	}
+	f := o.f
+	o.f = nil
+	return f.Close()
 }
 
 // abort closes the output, and removes it unless it has its name.
 func (o *output) abort() {
-	o.f.Close()
+	if o.f != nil {
+		o.f.Close()
+	}
 	if o.temp != "" {
 		o.dir.remove(o.temp)
 	}

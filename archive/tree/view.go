@@ -14,8 +14,11 @@ import (
 	"github.com/castorsync/castor/archive"
 )
 
-// maxViewFiles is how many files a View keeps open.
-const maxViewFiles = 64
+// How many files, and directories that have them, a View keeps open.
+const (
+	maxViewFiles = 64
+	maxViewDirs  = 16
+)
 
 // View is a tree as the archive that [Pack] would make of it: what comes between
 // the contents of files is in memory, the contents are read from the files. A file
@@ -27,10 +30,11 @@ type View struct {
 	between []byte    // everything but contents, in order
 	places  []content // ascending
 
-	mu     sync.Mutex
-	open   map[int]*viewFile // by index in places; guarded by mu
-	clock  int64             // counts uses; guarded by mu
-	closed bool              // guarded by mu
+	files *keeper[int, *sourceFile]   // by index in places
+	dirs  *keeper[string, *sourceDir] // by path
+
+	mu      sync.Mutex
+	touched map[int]bool // by index in places: files that are not untouched, and whether that was told; guarded by mu
 }
 
 // content is the content of a file in the archive.
@@ -40,13 +44,6 @@ type content struct {
 	dir    string
 	name   string
 	status status
-}
-
-// viewFile is a file that a View has opened.
-type viewFile struct {
-	*sourceFile
-	users int   // who is reading from it
-	used  int64 // when it was last used, see View.clock
 }
 
 var _ io.ReaderAt = (*View)(nil)
@@ -63,7 +60,11 @@ type Place struct {
 // Bytes. The memory is some 250 bytes for each node. The View has its own hold on
 // root.
 func Scan(ctx context.Context, root *os.Root, f archive.Features, o *PackOptions) (*View, PackStats, error) {
-	v := &View{open: map[int]*viewFile{}}
+	v := &View{
+		files:   newKeeper[int, *sourceFile](maxViewFiles),
+		dirs:    newKeeper[string, *sourceDir](maxViewDirs),
+		touched: map[int]bool{},
+	}
 	s := &scanner{view: v}
 	if err := s.init(f, o, (*recorder)(v)); err != nil {
 		return nil, PackStats{}, err
@@ -119,20 +120,10 @@ func (r *recorder) Write(b []byte) (int, error) {
 // Size returns the size of the archive in bytes.
 func (v *View) Size() int64 { return v.size }
 
-// Close closes all files. Reads that are under way fail.
+// Close closes all files. Reads that are under way may fail.
 func (v *View) Close() error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.closed {
-		return nil
-	}
-	v.closed = true
-	for i, f := range v.open {
-		if f.users == 0 {
-			f.Close()
-			delete(v.open, i)
-		}
-	}
+	v.files.Close()
+	v.dirs.Close()
 	return v.root.Close()
 }
 
@@ -171,6 +162,22 @@ func (v *View) Locate(off int64) (Place, bool) {
 // ReadAt implements [io.ReaderAt]. What it returns with an error that is not io.EOF
 // is not to be used.
 func (v *View) ReadAt(b []byte, off int64) (done int, err error) {
+	return viewReader{View: v}.ReadAt(b, off)
+}
+
+// AsRead returns the archive with files that have changed as they are when they are
+// read, which is how [Pack] treats them. It calls changed once for the path of each,
+// one at a time. A file that is gone, replaced by another or shorter than it was gives
+// [ErrChanged] nevertheless. The reader is as safe for concurrent use as v.
+func (v *View) AsRead(changed func(path string)) io.ReaderAt { return viewReader{v, changed} }
+
+// viewReader is a View as somebody reads it.
+type viewReader struct {
+	*View
+	changed func(path string) // is told of files that have changed; nil: they are an error
+}
+
+func (v viewReader) ReadAt(b []byte, off int64) (done int, err error) {
 	if off < 0 {
 		return 0, errors.New("negative offset")
 	}
@@ -193,20 +200,29 @@ func (v *View) ReadAt(b []byte, off int64) (done int, err error) {
 
 // readPart reads from one content or from what follows it; i is the last content
 // that begins at off or before.
-func (v *View) readPart(b []byte, off int64, i int) (int, error) {
+func (v viewReader) readPart(b []byte, off int64, i int) (int, error) {
+	if i >= 0 {
+		c := &v.places[i]
+		if at := off - c.off; at < c.status.size {
+			n := int(min(int64(len(b)), c.status.size-at))
+			if err := v.readFile(b[:n], at, i); err != nil {
+				return 0, fmt.Errorf("%s: %w", shown(inPath(c.dir, c.name)), err)
+			}
+			return n, nil
+		}
+	}
+	from, end := v.betweenRange(off, i)
+	return copy(b, v.between[from:end]), nil
+}
+
+// betweenRange returns where in View.between the bytes from off to the next content
+// are; i is the last content that begins at off or before, and ends there or before.
+func (v *View) betweenRange(off int64, i int) (from, end int) {
 	if i < 0 {
-		return copy(b, v.between[off:v.betweenEnd(0)]), nil
+		return int(off), v.betweenEnd(0)
 	}
 	c := &v.places[i]
-	if off -= c.off; off < c.status.size {
-		n := int(min(int64(len(b)), c.status.size-off))
-		if err := v.readFile(b[:n], off, i); err != nil {
-			return 0, fmt.Errorf("%s: %w", shown(inPath(c.dir, c.name)), err)
-		}
-		return n, nil
-	}
-	from := c.before + int(off-c.status.size)
-	return copy(b, v.between[from:v.betweenEnd(i+1)]), nil
+	return c.before + int(off-c.off-c.status.size), v.betweenEnd(i + 1)
 }
 
 // betweenEnd returns where what comes before content i ends.
@@ -218,118 +234,67 @@ func (v *View) betweenEnd(i int) int {
 }
 
 // readFile fills b from a file, unless that has changed.
-func (v *View) readFile(b []byte, off int64, i int) error {
-	f, err := v.acquire(i)
+func (v viewReader) readFile(b []byte, off int64, i int) error {
+	f, err := v.files.acquire(i, func() (*sourceFile, error) { return v.openFile(i) })
 	if err != nil {
 		return err
 	}
-	defer v.release(i, f)
-	if _, err := f.ReadAt(b, off); err == io.EOF {
+	defer v.files.release(i, f)
+	if _, err := f.it.ReadAt(b, off); err == io.EOF {
 		return ErrChanged
 	} else if err != nil {
 		return err
 	}
-	return v.check(f.sourceFile, i)
+	return v.check(f.it, i)
 }
 
 // check returns an error if f is not content i as it was.
-func (v *View) check(f *sourceFile, i int) error {
+func (v viewReader) check(f *sourceFile, i int) error {
 	now, err := f.status()
-	if err == nil && !now.same(v.places[i].status) {
-		return ErrChanged
-	}
-	return err
-}
-
-// acquire returns content i's file, open.
-func (v *View) acquire(i int) (*viewFile, error) {
-	if f := v.known(i); f != nil {
-		return f, nil
-	}
-	file, err := v.openFile(inPath(v.places[i].dir, v.places[i].name))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := v.check(file, i); err != nil {
-		file.Close()
-		return nil, err
-	}
-	return v.add(i, file)
-}
-
-func (v *View) openFile(name string) (*sourceFile, error) {
-	fi, err := v.root.Lstat(name)
+	was := v.places[i].status
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), err == nil && !fi.Mode().IsRegular():
-		return nil, ErrChanged
-	case err != nil:
-		return nil, err
+	case now.untouched(was):
+		return nil
+	case now.same(was):
+		v.touch(i, nil)
+		return nil
+	case v.changed != nil && now.fileID == was.fileID && now.size >= was.size:
+		v.touch(i, v.changed)
+		return nil
 	}
-	return openSource(v.root, name)
+	return ErrChanged
 }
 
-// known returns content i's file if it is open, with one more user.
-func (v *View) known(i int) *viewFile {
+// touch takes down that content i's file was touched, and tells it once.
+func (v *View) touch(i int, tell func(path string)) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	f := v.open[i]
-	if f != nil && !v.closed {
-		v.use(f)
-		return f
+	told := v.touched[i]
+	v.touched[i] = told || tell != nil
+	if tell != nil && !told {
+		tell(inPath(v.places[i].dir, v.places[i].name))
 	}
-	return nil
 }
 
-func (v *View) use(f *viewFile) {
-	v.clock++
-	f.used = v.clock
-	f.users++
-}
-
-// add takes over file, which somebody else may have opened meanwhile as well.
-func (v *View) add(i int, file *sourceFile) (*viewFile, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.closed {
-		file.Close()
-		return nil, fs.ErrClosed
-	}
-	f := v.open[i]
-	if f != nil {
-		file.Close()
-	} else {
-		f = &viewFile{sourceFile: file}
-		v.open[i] = f
-	}
-	v.use(f)
-	v.evict()
-	return f, nil
-}
-
-// evict closes the file that has not been used for longest, if there are too many.
-func (v *View) evict() {
-	if len(v.open) <= maxViewFiles {
-		return
-	}
-	oldest := -1
-	for i, f := range v.open {
-		if f.users == 0 && (oldest < 0 || f.used < v.open[oldest].used) {
-			oldest = i
+// openFile opens content i's file.
+func (v viewReader) openFile(i int) (*sourceFile, error) {
+	c := &v.places[i]
+	dir, err := v.dirs.acquire(c.dir, func() (*sourceDir, error) { return openSourceDir(v.root, c.dir) })
+	if err == nil {
+		defer v.dirs.release(c.dir, dir)
+		var file *sourceFile
+		if file, err = dir.it.openFile(c.name); err == nil {
+			if err = v.check(file, i); err == nil {
+				return file, nil
+			}
+			file.Close()
 		}
 	}
-	if oldest >= 0 {
-		v.open[oldest].Close()
-		delete(v.open, oldest)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		err = ErrChanged
 	}
-}
-
-// release says that f is not read from any more.
-func (v *View) release(i int, f *viewFile) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	f.users--
-	if v.closed && f.users == 0 {
-		f.Close()
-		delete(v.open, i)
-	}
+	return nil, err
 }

@@ -211,6 +211,9 @@ func zeroEntries(x *index.Index) bitset.Set {
 	return zero
 }
 
+// Whole returns the seed that is the content as it stands, if there is one.
+func (p *Plan) Whole() (seed int, ok bool) { return p.whole, p.whole >= 0 }
+
 // Source returns where entry i comes from.
 func (p *Plan) Source(i int) Source {
 	return p.source(i, p.table.first(p.Index.Entries[i].ID))

@@ -28,6 +28,12 @@ type Options struct {
 	Hole     func(off, n int64) bool       // see [chunker.ParallelOptions]; File only
 	Progress func(s Stats)                 // called now and then from one goroutine
 	Each     func(e index.Entry, new bool) // called for each chunk in order, if non-nil
+
+	// Known tells the chunk that begins at off, if it is known; File only. What it
+	// says of the same off does not change. It is called from one goroutine. Such a
+	// chunk is not read if the store has it, or if there is no store. One that is
+	// read and is not what Known said is [ErrMistaken].
+	Known func(off int64) (k Known, ok bool)
 }
 
 // Stats says what was done.
@@ -38,6 +44,7 @@ type Stats struct {
 	NewBytes    int64         // plain bytes of those
 	StoredBytes int64         // bytes that they take in the store
 	ZeroBytes   int64         // of content that was a hole and not read
+	KnownBytes  int64         // of content that was known and not read
 	Time        time.Duration // from the first byte to the durable store
 }
 
@@ -56,6 +63,9 @@ func (s Stats) Ratio() float64 {
 // w, or the cause of ctx: then w must be thrown away.
 func File(ctx context.Context, w *index.Writer, dst store.Store, src io.ReaderAt, size int64, o *Options) (Stats, error) {
 	return run(ctx, w, dst, o, func(ctx context.Context, b *builder, co *chunker.ParallelOptions) error {
+		if b.o.Known != nil {
+			return b.splitKnown(ctx, src, size, co)
+		}
 		return chunker.Parallel(ctx, src, size, w.Header().Params, co, b.submit)
 	})
 }
@@ -76,7 +86,9 @@ type builder struct {
 	dst    store.Store
 	digest chunker.Digest
 	queue  *par.Ordered[job]
-	puts   int // chunks of a batch that are put at once
+	puts   int         // chunks of a batch that are put at once
+	src    io.ReaderAt // of known chunks
+	loads  int         // known chunks of a job that are looked after at once
 	recent recent
 	o      Options
 	stats  Stats
@@ -84,7 +96,8 @@ type builder struct {
 
 // job is a batch of chunks on its way.
 type job struct {
-	batch  *chunker.Batch
+	batch  *chunker.Batch // nil: the chunks are known
+	at     int64          // where the first of known chunks begins
 	chunks []chunk
 }
 
@@ -92,6 +105,7 @@ type chunk struct {
 	id     chunker.ID
 	size   int
 	zero   bool
+	known  bool // and not read
 	new    bool
 	stored int64
 }
@@ -111,6 +125,7 @@ func run(ctx context.Context, w *index.Writer, dst store.Store, o *Options, spli
 		workers = depth // they wait for the store
 	}
 	b.puts = max(1, b.o.Puts/workers)
+	b.loads = par.Fit(b.puts, 2*w.Header().Params.Max*workers, inFlight)
 	b.queue = par.NewOrdered(ctx, workers, depth, b.work, b.emit)
 	splitErr := split(ctx, b, &chunker.ParallelOptions{Workers: b.o.Workers, Hole: b.o.Hole})
 	if err := b.queue.Wait(); err != nil {
@@ -134,6 +149,9 @@ func (b *builder) submit(batch *chunker.Batch) error {
 
 // work names the chunks of a batch and stores those that are new.
 func (b *builder) work(ctx context.Context, j *job) error {
+	if j.batch == nil {
+		return b.workKnown(ctx, j)
+	}
 	defer j.batch.Release()
 	ids := j.batch.IDs(b.digest)
 	j.chunks = make([]chunk, len(j.batch.Pieces))
@@ -159,6 +177,9 @@ func (b *builder) emit(j *job) error {
 		b.stats.Bytes += int64(c.size)
 		if c.zero {
 			b.stats.ZeroBytes += int64(c.size)
+		}
+		if c.known {
+			b.stats.KnownBytes += int64(c.size)
 		}
 		if c.new {
 			b.stats.NewChunks++

@@ -36,6 +36,9 @@ With PATH, write the file of that path in a tree: INDEX is the index of an archi
 				return err
 			}
 			defer f.close()
+			if len(args) == 1 && isArchive(args[0]) {
+				return usagef("%s is an archive: name the file in it that is to be written", args[0])
+			}
 			if len(args) == 2 {
 				return f.file(cmd.Context(), a, args[0], pathIn(args, 1), off, n)
 			}
@@ -105,7 +108,7 @@ func (f *catFlags) run(ctx context.Context, a *app, loc string, off, n int64) er
 	if err != nil {
 		return err
 	}
-	seeds, err := f.openSeeds(a)
+	seeds, err := f.openSeeds(a, f.seeds)
 	if err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ a directory: of a file's content, or of a directory as an archive of its own.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			defer f.close()
 			fi, err := os.Stat(args[0])
-			if len(args) == 2 || err == nil && fi.IsDir() {
+			if len(args) == 2 || isArchive(args[0]) || err == nil && fi.IsDir() {
 				return f.ofTree(cmd.Context(), a, args[0], pathIn(args, 1))
 			}
 			return f.run(cmd.Context(), a, args[0])
@@ -99,6 +99,14 @@ func (f *digestFlags) run(ctx context.Context, a *app, name string) error {
 
 // ofTree prints the digest of a node of a tree.
 func (f *digestFlags) ofTree(ctx context.Context, a *app, name, path string) error {
+	var d chunker.Digest
+	if f.digest != "" {
+		var err error
+		if d, err = chunker.ParseDigest(f.digest); err != nil {
+			return &usageError{err}
+		}
+		f.dirDigest = d
+	}
 	t, err := f.openTree(ctx, a, name)
 	if err != nil {
 		return err
@@ -107,11 +115,8 @@ func (f *digestFlags) ofTree(ctx context.Context, a *app, name, path string) err
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	d := digestOf(t)
-	if f.digest != "" {
-		if d, err = chunker.ParseDigest(f.digest); err != nil {
-			return &usageError{err}
-		}
+	if f.digest == "" {
+		d = digestOf(t)
 	}
 	r := it.Records()
 	switch {

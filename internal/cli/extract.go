@@ -14,11 +14,12 @@ import (
 
 	"github.com/castorsync/castor/index"
 	"github.com/castorsync/castor/index/assemble"
+	"github.com/castorsync/castor/internal/location"
 	"github.com/castorsync/castor/internal/units"
 )
 
 type extractFlags struct {
-	sources
+	treeSource
 	followFlags
 	tree    treeExtract
 	inPlace bool
@@ -78,27 +79,27 @@ SIGTERM end it.`,
 			if err := f.check(); err != nil {
 				return err
 			}
-			isTree, err := f.tree.isTree(args[0])
+			isTree, err := f.isTree(args[0])
 			if err != nil {
 				return err
 			}
 			if isTree {
 				return f.extractTree(cmd.Context(), a, args[0], args[1], pathIn(args, 2))
 			}
-			if len(args) == 3 {
+			if len(args) == 3 && !location.IsMulticast(args[0]) {
 				return usagef("%s is not the index of an archive: there is no %s in it", args[0], args[2])
 			}
 			if f.follow {
 				return f.followName(cmd.Context(), a, args[0], args[1])
 			}
-			return f.run(cmd.Context(), a, args[0], args[1])
+			return f.run(cmd.Context(), a, args[0], args[1], pathIn(args, 2))
 		},
 	}
 	f.addStores(cmd)
 	f.addPubkey(cmd)
 	f.addSeeds(cmd)
 	f.addFollow(cmd)
-	f.tree.add(cmd)
+	f.addTree(cmd)
 	fl := cmd.Flags()
 	fl.BoolVar(&f.inPlace, "in-place", false, "update an existing file where it is (always so for block devices)")
 	fl.BoolVar(&f.force, "force", false, "write to a block device that is in use")
@@ -110,7 +111,7 @@ SIGTERM end it.`,
 	return cmd
 }
 
-func (f *extractFlags) run(ctx context.Context, a *app, indexLoc, dest string) error {
+func (f *extractFlags) run(ctx context.Context, a *app, indexLoc, dest, sub string) error {
 	start := time.Now()
 	if f.workers < 0 {
 		return usagef("--concurrency %d: want 1 or more", f.workers)
@@ -120,6 +121,13 @@ func (f *extractFlags) run(ctx context.Context, a *app, indexLoc, dest string) e
 	if err != nil {
 		return err
 	}
+	switch {
+	case f.holdsTree(indexLoc, x):
+		f.x = x
+		return f.extractTree(ctx, a, indexLoc, dest, sub)
+	case sub != "" || f.tree.tar:
+		return usagef("%s is not the index of an archive", indexLoc)
+	}
 	if sameFile(indexLoc, dest) {
 		return usagef("%s is the index: it is not replaced by its content", dest)
 	}
@@ -127,7 +135,7 @@ func (f *extractFlags) run(ctx context.Context, a *app, indexLoc, dest string) e
 	if err != nil {
 		return err
 	}
-	seeds, err := f.openSeeds(a)
+	seeds, err := f.openSeeds(a, f.seeds)
 	if err != nil {
 		return err
 	}

@@ -46,6 +46,15 @@ func (f *featureFlags) mask() (archive.Features, error) {
 	if len(f.with) == 0 && len(f.without) == 0 {
 		return 0, nil
 	}
+	mask, err := f.selected(archive.All)
+	if mask == 0 {
+		mask = archive.BLAKE3 // which selects nothing, as opposed to 0
+	}
+	return mask, err
+}
+
+// selected returns those of the features known that the flags select.
+func (f *featureFlags) selected(known archive.Features) (archive.Features, error) {
 	var with, without archive.Features
 	for _, l := range []struct {
 		names []string
@@ -60,16 +69,7 @@ func (f *featureFlags) mask() (archive.Features, error) {
 		}
 		*l.set = set
 	}
-	return archive.Select(with, without), nil
-}
-
-// selected returns those of the features known that the flags select.
-func (f *featureFlags) selected(known archive.Features) (archive.Features, error) {
-	mask, err := f.mask()
-	if len(f.with) == 0 && len(f.without) == 0 {
-		mask = archive.All
-	}
-	return mask & known, err
+	return archive.Select(with, without) & known, nil
 }
 
 // parse returns the features of a new archive of a directory.

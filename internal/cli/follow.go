@@ -114,7 +114,7 @@ func (f *extractFlags) followName(ctx context.Context, a *app, loc, dest string)
 		extract: func(ctx context.Context, n wire.Name) error {
 			g := *f
 			g.sources = sources{stores: f.stores, cache: f.cache, seeds: f.seeds, key: f.key}
-			return g.run(ctx, a, atRoot(loc, m, n.Root), dest)
+			return g.run(ctx, a, atRoot(loc, m, n.Root), dest, "")
 		},
 	}
 	if f.exec != "" {

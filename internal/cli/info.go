@@ -77,7 +77,7 @@ func (f *infoFlags) run(ctx context.Context, a *app, loc string) error {
 		return err
 	}
 	defer f.close()
-	seeds, err := f.openSeeds(a)
+	seeds, err := f.openSeeds(a, f.seeds)
 	if err != nil {
 		return err
 	}

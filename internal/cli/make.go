@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/castorsync/castor/archive/tree"
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/index"
 	"github.com/castorsync/castor/index/build"
@@ -40,6 +41,7 @@ type makeFlags struct {
 	what        string
 	tree        featureFlags
 	tar         bool
+	cacheDir    string
 }
 
 func newMake(a *app) *cobra.Command {
@@ -58,7 +60,12 @@ is read is read again; one that vanishes is left out and reported.
 
 With --tar, SOURCE is a tar file of the tree, or - for one on stdin, of GNU, PAX or older
 form. A compressed one comes through a pipe. Its entries may be in any order: what is
-read from a pipe is kept in a temporary file until the end.
+read from a pipe is kept in a temporary file until the end. The files by which layers of
+container images say what is removed (.wh.*) are files.
+
+With --cache-dir, the next make of the same directory with the same options reads only the
+files that were touched since. The index is the same as without, and the store is asked for
+each chunk. Files that were touched within two seconds before a make are read again.
 
 The index appears after all its chunks have reached the disk. A make that is
 interrupted leaves no index, and the next one goes on from the chunks that it
@@ -82,6 +89,7 @@ stored.`,
 	fl := cmd.Flags()
 	fl.BoolVar(&f.tree.hardLinks, "hard-links", false, "of a tree: mark the names of files that have several, for extract --hard-links")
 	fl.BoolVar(&f.tar, "tar", false, "SOURCE is a tar file, decompressed, of the tree")
+	fl.StringVar(&f.cacheDir, "cache-dir", "", "of a tree: remember in `DIR` what was read, so that the next make reads only what was touched since")
 	addWhat(fl, &f.what)
 	addSink(fl, &f.store)
 	fl.StringVar(&f.sizes, "chunk-size", "16K:64K:256K", "smallest, average and greatest chunk as MIN:AVG:MAX, or AVG for AVG/4:AVG:AVG*4")
@@ -110,6 +118,9 @@ func (f *makeFlags) run(ctx context.Context, a *app, indexLoc, from string) erro
 	}
 	if f.tar && kind == whatBlob {
 		return usagef("--tar: name the index of the tree .caidx, or .catar for an archive without chunks")
+	}
+	if f.cacheDir != "" && (kind != whatArchiveIndex || f.tar) {
+		return usagef("--cache-dir is for the index of a directory: name it .caidx")
 	}
 	if kind == whatArchive {
 		return f.makeArchive(ctx, a, indexLoc, from, digest)
@@ -144,7 +155,7 @@ func (f *makeFlags) run(ctx context.Context, a *app, indexLoc, from string) erro
 		return err
 	}
 	a.meter.Start("make", src.size)
-	if a.Getenv("GOMEMLIMIT") == "" && !f.tar { // whose tree is in memory
+	if a.Getenv("GOMEMLIMIT") == "" && !f.tar && f.cacheDir == "" { // which have the tree in memory
 		defer debug.SetMemoryLimit(debug.SetMemoryLimit(makeHeapLimit))
 	}
 	stats, err := src.build(ctx, w, put, &build.Options{
@@ -152,7 +163,7 @@ func (f *makeFlags) run(ctx context.Context, a *app, indexLoc, from string) erro
 		Progress: func(s build.Stats) { a.meter.Update(s.Bytes, src.size, nil) },
 	})
 	a.meter.End()
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, io.ErrUnexpectedEOF) && src.pack == nil {
 		err = errors.New("it became shorter while it was read")
 	}
 	if err != nil {
@@ -261,9 +272,10 @@ type makeReport struct {
 	Bytes       int64   `json:"bytes"`
 	NewChunks   int     `json:"new_chunks"`
 	NewBytes    int64   `json:"new_bytes"`
-	StoredBytes int64   `json:"stored_bytes"` // compressed size of the new chunks
-	HoleBytes   int64   `json:"hole_bytes"`   // not read, being holes
-	DedupRatio  float64 `json:"dedup_ratio"`  // bytes / new_bytes; 0 if nothing was new
+	StoredBytes int64   `json:"stored_bytes"`          // compressed size of the new chunks
+	KnownBytes  int64   `json:"known_bytes,omitempty"` // not read, being known from --cache-dir
+	HoleBytes   int64   `json:"hole_bytes"`            // not read, being holes
+	DedupRatio  float64 `json:"dedup_ratio"`           // bytes / new_bytes; 0 if nothing was new
 	Seconds     float64 `json:"seconds"`
 }
 
@@ -274,7 +286,7 @@ func (f *makeFlags) report(a *app, loc string, w *index.Writer, s build.Stats) {
 	}
 	r := makeReport{
 		Index: loc, Root: w.Root().String(), Digest: w.Header().Features.Digest().String(),
-		Chunks: s.Chunks, Bytes: s.Bytes, NewChunks: s.NewChunks, NewBytes: s.NewBytes, StoredBytes: s.StoredBytes,
+		Chunks: s.Chunks, Bytes: s.Bytes, NewChunks: s.NewChunks, NewBytes: s.NewBytes, StoredBytes: s.StoredBytes, KnownBytes: s.KnownBytes,
 		HoleBytes: s.ZeroBytes, DedupRatio: s.Ratio(), Seconds: s.Time.Seconds(),
 	}
 	switch {
@@ -323,6 +335,7 @@ type source struct {
 	size int64     // 0 if not known
 
 	pack   func(context.Context, io.Writer) error // writes it, if it is made of a tree
+	cached buildFunc                              // makes the index with a cache, or tree.ErrChanged; nil if none is asked for
 	closer io.Closer                              // may be nil
 }
 
@@ -363,6 +376,11 @@ func openSource(ctx context.Context, a *app, name string) (*source, error) {
 }
 
 func (s *source) build(ctx context.Context, w *index.Writer, dst store.Store, o *build.Options) (build.Stats, error) {
+	if s.cached != nil {
+		if stats, err := s.cached(ctx, w, dst, o); !errors.Is(err, tree.ErrChanged) {
+			return stats, err
+		}
+	}
 	if s.pack != nil {
 		return s.buildPacked(ctx, w, dst, o)
 	}

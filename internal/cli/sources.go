@@ -315,10 +315,10 @@ func (a absent) Get(context.Context, chunker.ID) (store.Chunk, error) { return s
 
 func (a absent) StoredSize(context.Context, chunker.ID) (int64, error) { return 0, a.err }
 
-// openSeeds opens the seeds. The caller calls close at the end.
-func (s *sources) openSeeds(a *app) ([]assemble.Seed, error) {
+// openSeeds opens the seeds of these names. The caller calls close at the end.
+func (s *sources) openSeeds(a *app, names []string) ([]assemble.Seed, error) {
 	var seeds []assemble.Seed
-	for _, name := range s.seeds {
+	for _, name := range names {
 		fi, err := os.Stat(name)
 		if err != nil {
 			return nil, fmt.Errorf("seed %w", err)
@@ -443,4 +443,5 @@ func (s *sources) close() {
 	for _, c := range s.closers {
 		c.Close()
 	}
+	s.closers = nil
 }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/castorsync/castor/archive"
 	"github.com/castorsync/castor/archive/tree"
+	"github.com/castorsync/castor/chunker"
+	"github.com/castorsync/castor/index"
 	"github.com/castorsync/castor/index/blob"
 	"github.com/castorsync/castor/internal/location"
 )
@@ -48,7 +50,10 @@ func isTree(loc string) bool {
 // treeSource are the flags of commands that look into a tree.
 type treeSource struct {
 	sources
-	features featureFlags
+	features  featureFlags
+	dirDigest chunker.Digest // that names the chunks of a directory
+	what      string         // as --what says it, "" for what the name says
+	x         *index.Index   // of the tree, if it has been read
 }
 
 func (t *treeSource) add(cmd *cobra.Command) {
@@ -60,7 +65,7 @@ func (t *treeSource) add(cmd *cobra.Command) {
 // What it opens is closed with the sources.
 func (t *treeSource) openTree(ctx context.Context, a *app, loc string) (*archive.Tree, error) {
 	switch {
-	case isArchive(loc):
+	case t.isArchive(loc):
 		f, err := t.openArchive(ctx, a, loc)
 		if err != nil {
 			return nil, err
@@ -70,8 +75,8 @@ func (t *treeSource) openTree(ctx context.Context, a *app, loc string) (*archive
 			return nil, err
 		}
 		return treeOf(loc)(archive.OpenTree(f, size))
-	case isArchiveIndex(loc):
-		x, err := t.index(a, loc)
+	case t.x != nil || t.what == whatArchiveIndex || t.what == "" && isArchiveIndex(loc):
+		x, err := t.treeIndex(a, loc)
 		if err != nil {
 			return nil, err
 		}
@@ -90,35 +95,46 @@ func (t *treeSource) openTree(ctx context.Context, a *app, loc string) (*archive
 	if !fi.IsDir() {
 		return nil, usagef("%s: want a directory, or a name ending in .catar or .caidx", loc)
 	}
-	v, err := t.openView(ctx, a, loc, 0)
+	f, err := t.features.parse()
+	if err != nil {
+		return nil, err
+	}
+	v, _, err := t.openView(ctx, a, loc, (f | digestFeature(t.dirDigest)).Normalize())
 	if err != nil {
 		return nil, err
 	}
 	return treeOf(loc)(archive.OpenTree(v, v.Size()))
 }
 
-// openView returns the directory at loc as an archive with the features f, or those
-// of the flags if that is 0.
-func (t *treeSource) openView(ctx context.Context, a *app, loc string, f archive.Features) (*tree.View, error) {
-	if f == 0 {
-		var err error
-		if f, err = t.features.parse(); err != nil {
-			return nil, err
-		}
+// isArchive reports whether loc is to be taken for an archive as it is.
+func (t *treeSource) isArchive(loc string) bool {
+	return t.what == whatArchive || t.what == "" && isArchive(loc)
+}
+
+// treeIndex reads the index of a tree.
+func (t *treeSource) treeIndex(a *app, loc string) (*index.Index, error) {
+	if t.x != nil {
+		return t.x, nil
 	}
+	return t.index(a, loc)
+}
+
+// openView returns the directory at loc as an archive with the features f, and what is
+// in it.
+func (t *treeSource) openView(ctx context.Context, a *app, loc string, f archive.Features) (*tree.View, tree.PackStats, error) {
 	root, err := os.OpenRoot(loc)
 	if err != nil {
-		return nil, err
+		return nil, tree.PackStats{}, err
 	}
 	defer root.Close()
 	a.meter.Start("look", 0)
-	v, _, err := tree.Scan(ctx, root, f, t.features.packOptions(a))
+	v, stats, err := tree.Scan(ctx, root, f, t.features.packOptions(a))
 	a.meter.End()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", loc, err)
+		return nil, stats, fmt.Errorf("%s: %w", loc, err)
 	}
 	t.closers = append(t.closers, v)
-	return v, nil
+	return v, stats, nil
 }
 
 // openArchive opens a .catar file. One from elsewhere is kept in a temporary file

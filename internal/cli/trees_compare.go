@@ -42,7 +42,7 @@ func (t *treeSource) verifyTree(ctx context.Context, a *app, loc, dir string) er
 		return err
 	}
 	// What was left out of the archive is left out here as well.
-	v, err := t.openView(ctx, a, dir, want.Features()&tree.Available)
+	v, _, err := t.openView(ctx, a, dir, want.Features()&tree.Available)
 	if err != nil {
 		return err
 	}

@@ -21,22 +21,21 @@ import (
 
 // treeExtract are the flags of extract that are for trees.
 type treeExtract struct {
-	features featureFlags
-	delete   bool
-	strict   bool
-	what     string
-	tar      bool
-	out      io.Writer // the tar file that is written; nil for a directory
+	delete bool
+	strict bool
+	tar    bool
+	out    io.Writer // the tar file that is written; nil for a directory
 }
 
-func (t *treeExtract) add(cmd *cobra.Command) {
-	t.features.addMask(cmd, "of a tree, what is restored")
+func (f *extractFlags) addTree(cmd *cobra.Command) {
+	f.features.addMask(cmd, "of a tree, what is restored")
+	t := &f.tree
 	fl := cmd.Flags()
 	fl.BoolVar(&t.delete, "delete", false, "of a tree: remove what the archive does not have, after all else has gone well")
 	fl.BoolVar(&t.strict, "strict", false, "of a tree: fail if something cannot be restored here, such as an owner without the privilege")
-	fl.BoolVar(&t.features.hardLinks, "hard-links", false, "of a tree: restore hard links that make --hard-links has marked")
+	fl.BoolVar(&f.features.hardLinks, "hard-links", false, "of a tree: restore hard links that make --hard-links has marked")
 	fl.BoolVar(&t.tar, "tar", false, "of a tree: DEST is a tar file")
-	addWhat(fl, &t.what)
+	addWhat(fl, &f.what)
 }
 
 // addWhat adds the flag that says what an index is of.
@@ -44,39 +43,40 @@ func addWhat(fl *pflag.FlagSet, what *string) {
 	fl.StringVar(what, "what", "", "blob, archive or archive-index: what it is, in place of what the extension of the name says")
 }
 
-// isTree reports whether loc is to be taken for a tree.
-func (t *treeExtract) isTree(loc string) (is bool, err error) {
-	switch t.what {
+// isTree reports whether loc is to be taken for a tree, as far as its name tells.
+func (f *extractFlags) isTree(loc string) (is bool, err error) {
+	switch f.what {
 	case "":
 		is = isArchive(loc) || isArchiveIndex(loc)
-	case "blob":
-	case "archive", "archive-index":
+	case whatBlob:
+	case whatArchive, whatArchiveIndex:
 		is = true
 	default:
-		return false, usagef("--what %q: want blob, archive or archive-index", t.what)
+		return false, usagef("--what %q: want %s, %s or %s", f.what, whatBlob, whatArchive, whatArchiveIndex)
 	}
-	if t.tar && !is {
+	if f.tree.tar && !is && !location.IsMulticast(loc) {
 		return false, usagef("--tar: %s is not the index of an archive, and no archive", loc)
 	}
 	return is, nil
 }
 
-// isArchive reports whether loc is to be taken for an archive as it is.
-func (t *treeExtract) isArchive(loc string) bool {
-	return t.what == "archive" || t.what == "" && isArchive(loc)
+// holdsTree reports whether x, which came from a multicast channel, is of a tree: the
+// channel has no name that would tell.
+func (f *extractFlags) holdsTree(loc string, x *index.Index) bool {
+	return f.what == "" && location.IsMulticast(loc) && archive.Features(x.Features).Any(archive.All)
 }
 
 // unpackOptions returns the settings for restoring a tree.
 func (f *extractFlags) unpackOptions(a *app, progress func(tree.UnpackStats)) (*tree.UnpackOptions, error) {
-	mask, err := f.tree.features.mask()
+	mask, err := f.features.mask()
 	if err != nil {
 		return nil, err
 	}
 	o := &tree.UnpackOptions{
-		Mask: mask, Delete: f.tree.delete, Strict: f.tree.strict, HardLinks: f.tree.features.hardLinks,
+		Mask: mask, Delete: f.tree.delete, Strict: f.tree.strict, HardLinks: f.features.hardLinks,
 		NoReflink: false, NoSync: f.noSync, Workers: f.workers, Progress: progress,
 	}
-	o.UIDShift, o.UIDRange = f.tree.features.shift()
+	o.UIDShift, o.UIDRange = f.features.shift()
 	for _, s := range f.seeds {
 		if fi, err := os.Stat(s); err == nil && fi.IsDir() {
 			o.Basis = append(o.Basis, s)
@@ -120,10 +120,10 @@ func (f *extractFlags) extractTree(ctx context.Context, a *app, loc, dest, sub s
 	var stats tree.UnpackStats
 	var by *assemble.Stats
 	switch {
-	case f.tree.isArchive(loc):
-		stats, err = f.fromArchive(ctx, a, loc, dest, sub, o)
 	case sub != "":
 		stats, err = f.fromPart(ctx, a, loc, dest, sub, o)
+	case f.isArchive(loc):
+		stats, err = f.fromArchive(ctx, a, loc, dest, o)
 	default:
 		by = &assemble.Stats{}
 		stats, *by, err = f.fromIndex(ctx, a, loc, dest, o)
@@ -147,49 +147,37 @@ func (f *extractFlags) extractTree(ctx context.Context, a *app, loc, dest, sub s
 // checkTree refuses what makes no sense with a tree.
 func (f *extractFlags) checkTree(loc, dest string) error {
 	switch {
+	case f.follow:
+		return usagef("--follow is for names on a multicast channel, not for %s", loc)
 	case f.tree.tar:
 		return f.checkTar(loc)
 	case dest == "-":
 		return usagef("a tree cannot be extracted to stdout: castor cat writes the archive, castor extract --tar a tar file")
 	case f.inPlace, f.force:
 		return usagef("--in-place and --force are for files and devices: a tree is always updated where it is")
-	case f.dryRun && f.tree.isArchive(loc):
+	case f.dryRun && f.isArchive(loc):
 		return usagef("--dry-run: %s has no chunks to plan with; castor diff tells what would change", loc)
 	}
 	return nil
 }
 
-func (f *extractFlags) fromArchive(ctx context.Context, a *app, loc, dest, sub string, o *tree.UnpackOptions) (tree.UnpackStats, error) {
-	t := treeSource{sources: f.sources}
-	defer func() { f.sources = t.sources }()
-	if sub == "" {
-		r, err := a.places.OpenIndex(ctx, loc, a.Stdin)
-		if err != nil {
-			return tree.UnpackStats{}, err
-		}
-		defer r.Close()
-		a.meter.Start("extract", 0)
-		return f.unpack(ctx, archive.NewReader(cancelReader(ctx, r)), dest, o)
-	}
-	tr, err := t.openTree(ctx, a, loc)
+func (f *extractFlags) fromArchive(ctx context.Context, a *app, loc, dest string, o *tree.UnpackOptions) (tree.UnpackStats, error) {
+	r, err := a.places.OpenIndex(ctx, loc, a.Stdin)
 	if err != nil {
 		return tree.UnpackStats{}, err
 	}
-	return f.unpackPart(ctx, a, tr, dest, sub, o)
+	defer r.Close()
+	a.meter.Start("extract", 0)
+	return f.unpack(ctx, archive.NewReader(cancelReader(ctx, r)), dest, o)
 }
 
-// fromPart extracts a part of an indexed archive, and gets the chunks of that alone.
+// fromPart extracts a part of an archive. Of an indexed one, it gets the chunks of that
+// part alone.
 func (f *extractFlags) fromPart(ctx context.Context, a *app, loc, dest, sub string, o *tree.UnpackOptions) (tree.UnpackStats, error) {
-	t := treeSource{sources: f.sources}
-	defer func() { f.sources = t.sources }()
-	tr, err := t.openTree(ctx, a, loc)
+	tr, err := f.openTree(ctx, a, loc)
 	if err != nil {
 		return tree.UnpackStats{}, err
 	}
-	return f.unpackPart(ctx, a, tr, dest, sub, o)
-}
-
-func (f *extractFlags) unpackPart(ctx context.Context, a *app, tr *archive.Tree, dest, sub string, o *tree.UnpackOptions) (tree.UnpackStats, error) {
 	it, err := tr.Find(sub)
 	if err != nil {
 		return tree.UnpackStats{}, err
@@ -201,7 +189,7 @@ func (f *extractFlags) unpackPart(ctx context.Context, a *app, tr *archive.Tree,
 // fromIndex extracts an indexed archive. What the destination and the seeds have of it
 // is not got from the stores.
 func (f *extractFlags) fromIndex(ctx context.Context, a *app, loc, dest string, o *tree.UnpackOptions) (stats tree.UnpackStats, by assemble.Stats, err error) {
-	x, err := f.index(a, loc)
+	x, err := f.treeIndex(a, loc)
 	if err != nil {
 		return stats, by, err
 	}
@@ -209,7 +197,7 @@ func (f *extractFlags) fromIndex(ctx context.Context, a *app, loc, dest string, 
 	if err != nil {
 		return stats, by, err
 	}
-	seeds, err := f.treeSeeds(ctx, a, x, dest)
+	seeds, old, err := f.treeSeeds(ctx, a, x, dest)
 	if err != nil {
 		return stats, by, err
 	}
@@ -222,6 +210,10 @@ func (f *extractFlags) fromIndex(ctx context.Context, a *app, loc, dest string, 
 	if f.dryRun {
 		f.preview(a, p)
 		return stats, by, nil
+	}
+	if i, ok := p.Whole(); ok && i == 0 && old != nil && f.leaves(*old) {
+		by.By[assemble.Keep] = assemble.Part{Chunks: len(x.Entries), Bytes: x.Size()}
+		return tree.UnpackStats{Nodes: old.Nodes, Files: old.Files, Bytes: old.Bytes, Kept: old.Files, KeptSize: old.Bytes}, by, nil
 	}
 	if src, err = f.bring(a, x, p, src); err != nil {
 		return stats, by, err
@@ -256,40 +248,43 @@ func (f *extractFlags) streamWorkers(a *app, loc string) int {
 	return f.sources.workers(a, loc)
 }
 
-// treeSeeds returns the old tree in the destination, and the seeds that are named: a
-// directory is a tree, anything else what it is for a file.
-func (f *extractFlags) treeSeeds(ctx context.Context, a *app, x *index.Index, dest string) ([]assemble.Seed, error) {
-	t := treeSource{sources: f.sources, features: f.tree.features}
-	t.features.excludeFile = false
-	defer func() { f.sources = t.sources }()
-	var seeds []assemble.Seed
-	view := func(dir string) error {
-		v, err := t.openView(ctx, a, dir, archive.Features(x.Features)&tree.Available)
+// leaves reports whether there is nothing to do in a destination that, as an archive, is
+// what is to be extracted. What an archive leaves out is not looked at, but --delete
+// removes it.
+func (f *extractFlags) leaves(old tree.PackStats) bool {
+	return !f.tree.tar && (!f.tree.delete || old.Excluded == 0) && old.Vanished+old.Unreadable+old.Changed == 0
+}
+
+// treeSeeds returns the old tree in the destination, and what is in it unless it is nil,
+// and the seeds that are named: a directory is a tree, anything else what it is for a
+// file.
+func (f *extractFlags) treeSeeds(ctx context.Context, a *app, x *index.Index, dest string) (seeds []assemble.Seed, old *tree.PackStats, err error) {
+	view := func(dir string) (tree.PackStats, error) {
+		v, stats, err := f.openView(ctx, a, dir, archive.Features(x.Features)&tree.Available)
 		if err == nil {
 			seeds = append(seeds, assemble.Seed{File: v, Size: v.Size()})
 		}
-		return err
+		return stats, err
 	}
 	if entries, err := os.ReadDir(dest); err == nil && len(entries) > 0 {
-		if err := view(dest); err != nil {
+		if stats, err := view(dest); err != nil {
 			a.log.Warn("old tree passed over", "error", err)
+		} else {
+			old = &stats
 		}
 	}
 	var files []string
-	for _, s := range t.seeds {
+	for _, s := range f.seeds {
 		if fi, err := os.Stat(s); err == nil && fi.IsDir() {
-			if err := view(s); err != nil {
-				return nil, fmt.Errorf("seed %w", err)
+			if _, err := view(s); err != nil {
+				return nil, nil, fmt.Errorf("seed %w", err)
 			}
 		} else {
 			files = append(files, s)
 		}
 	}
-	all := t.seeds
-	t.seeds = files
-	more, err := t.openSeeds(a)
-	t.seeds = all
-	return append(seeds, more...), err
+	more, err := f.openSeeds(a, files)
+	return append(seeds, more...), old, err
 }
 
 // treeReport is the JSON form of what extract did with a tree.

@@ -59,12 +59,16 @@ func (f *makeFlags) openDirectory(a *app, name string, d chunker.Digest) (*sourc
 	if err != nil {
 		return nil, 0, err
 	}
-	return &source{closer: root, pack: func(ctx context.Context, w io.Writer) error {
+	src := &source{closer: root, pack: func(ctx context.Context, w io.Writer) error {
 		o := f.tree.packOptions(a)
 		o.Progress = nil // the chunks tell
 		_, err := tree.Pack(ctx, root, w, features, o)
 		return err
-	}}, index.Features(features), nil
+	}}
+	if f.cacheDir != "" {
+		src.cached = f.withCache(a, name, root)
+	}
+	return src, index.Features(features), nil
 }
 
 // buildPacked cuts what pack writes.

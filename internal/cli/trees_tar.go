@@ -105,13 +105,13 @@ func groupNumber(name string) (uint32, bool) {
 // checkTar refuses what makes no sense with a tar file that is to be written.
 func (f *extractFlags) checkTar(loc string) error {
 	switch {
-	case f.tree.delete, f.tree.strict, f.tree.features.hardLinks:
+	case f.tree.delete, f.tree.strict, f.features.hardLinks:
 		return usagef("--delete, --strict and --hard-links are for directories: a tar file is always new, and has the hard links that are marked")
-	case f.tree.features.uidShift != 0, f.tree.features.uidRange != 0:
+	case f.features.uidShift != 0, f.features.uidRange != 0:
 		return usagef("--tar: the shift of numbers is for directories")
 	case f.inPlace, f.force:
 		return usagef("--in-place and --force are for files and devices: a tar file is always new")
-	case f.dryRun && f.tree.isArchive(loc):
+	case f.dryRun && f.isArchive(loc):
 		return usagef("--dry-run: %s has no chunks to plan with", loc)
 	}
 	return nil

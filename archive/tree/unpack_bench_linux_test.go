@@ -3,6 +3,7 @@ package tree
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -46,9 +47,11 @@ func manyFiles(t testing.TB, n int) []byte {
 func BenchmarkUnpack(b *testing.B) {
 	const files = 20_000
 	data := manyFiles(b, files)
+	top := b.TempDir()
 	for _, workers := range []int{1, 2, 4, 8} {
 		b.Run(fmt.Sprintf("workers=%d", workers), func(b *testing.B) {
-			dir := b.TempDir()
+			dir := filepath.Join(top, fmt.Sprint(workers))
+			must(b, os.MkdirAll(dir, 0o755))
 			o := &UnpackOptions{Workers: workers, NoSync: true}
 			run := func(b *testing.B, dest string) {
 				if _, err := Unpack(b.Context(), archive.NewReader(bytes.NewReader(data)), dest, o); err != nil {
