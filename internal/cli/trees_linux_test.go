@@ -136,8 +136,8 @@ func TestTreeCasyncBothWays(t *testing.T) {
 
 	ok(t, work, "make", "-s", "my.castr", "--digest", "sha512-256", "--hard-links", "my.caidx", "tree")
 	casync(t, work, "extract", "--store=my.castr", "my.caidx", "out2")
-	if got := ok(t, work, "diff", "tree", "out2"); got != linkedAlone {
-		t.Errorf("got\n%swant\n%s", got, linkedAlone)
+	if got := ok(t, work, "diff", "tree", "out2"); got != "" { // the marks do not count
+		t.Errorf("got\n%s", got)
 	}
 	ok(t, work, "extract", "--hard-links", "-s", "my.castr", "my.caidx", "out3")
 	if got := ok(t, work, "diff", "tree", "out3"); got != "" {
@@ -166,8 +166,6 @@ func TestTreeCasyncBothWays(t *testing.T) {
 	}
 }
 
-// linkedAlone is what marks of hard links leave behind where casync extracts them.
-const linkedAlone = "metadata hardlink: xattrs\nmetadata text: xattrs\n"
 
 // What cannot be restored is reported, and an error with --strict.
 func TestTreeStrict(t *testing.T) {

@@ -212,7 +212,7 @@ func TestChanges(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		change func(tr *folder) []byte // returns what is there then; nil if the file is not
-		keeps  bool                  // some of what was indexed before
+		keeps  bool                    // some of what was indexed before
 	}{
 		{"replaced", func(tr *folder) []byte {
 			b := noise(2, 1<<20)
