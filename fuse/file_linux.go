@@ -25,6 +25,7 @@ var (
 	_ gofs.NodeGetattrer   = (*file)(nil)
 	_ gofs.NodeOpener      = (*file)(nil)
 	_ gofs.NodeReader      = (*file)(nil)
+	_ gofs.NodeFlusher     = (*file)(nil)
 	_ gofs.NodeGetxattrer  = (*file)(nil)
 	_ gofs.NodeListxattrer = (*file)(nil)
 )
@@ -78,6 +79,9 @@ func (f *file) Getattr(_ context.Context, _ gofs.FileHandle, out *gofuse.AttrOut
 func (f *file) Open(context.Context, uint32) (gofs.FileHandle, uint32, syscall.Errno) {
 	return nil, 0, syscall.ENOSYS
 }
+
+// Flush says that there is nothing to be done when the file is closed.
+func (f *file) Flush(context.Context, gofs.FileHandle) syscall.Errno { return syscall.ENOSYS }
 
 func (f *file) Read(ctx context.Context, _ gofs.FileHandle, p []byte, off int64) (gofuse.ReadResult, syscall.Errno) {
 	return f.s.read(ctx, p, off)

@@ -28,10 +28,9 @@ const forever = 365 * 24 * time.Hour
 
 // Mount is a mounted FS.
 type Mount struct {
-	dir    string
-	server *gofuse.Server
-	s      *serving
-	done   chan struct{} // closed when it is unmounted
+	dir  string
+	s    *serving
+	done chan struct{} // closed when it is unmounted
 }
 
 // Check returns why nothing can be mounted at dir, as far as that can be told before.
@@ -48,7 +47,7 @@ func check(dir string) (string, error) {
 	}
 	fi, err := os.Stat(abs)
 	switch {
-	case errors.Is(err, unix.ENOTCONN):
+	case errors.Is(err, unix.ENOTCONN) || err == nil && dead(abs):
 		return "", fmt.Errorf("%s: a mount that nobody serves any more is there: castor unmount removes it", dir)
 	case err != nil:
 		return "", fmt.Errorf("mount point: %w", err)
@@ -127,10 +126,14 @@ func (f *FS) Mount(dir string, o *Options) (*Mount, error) {
 		detach(abs, true)
 		return nil, fmt.Errorf("mount at %s: the kernel does not agree: %w", dir, err)
 	}
-	m := &Mount{dir: abs, server: server, s: s, done: make(chan struct{})}
+	m := &Mount{dir: abs, s: s, done: make(chan struct{})}
+	unmounted := make(chan struct{})
+	go s.nodes.forget(unmounted)
 	go func() {
 		defer close(m.done)
 		server.Serve()
+		close(unmounted)
+		<-s.nodes.done
 	}()
 	return m, nil
 }

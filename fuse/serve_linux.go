@@ -31,6 +31,7 @@ type serving struct {
 	mounted time.Time
 	log     *slog.Logger
 	show    func(Stats) any
+	nodes   *nodes // of a tree
 
 	reads, readBytes, lookups, listed, failed, interrupted atomic.Int64
 
@@ -39,7 +40,7 @@ type serving struct {
 }
 
 func newServing(f *FS, o *Options) *serving {
-	s := &serving{FS: f, mounted: time.Now(), log: o.Log, show: o.Stats, logged: map[string]time.Time{}}
+	s := &serving{FS: f, mounted: time.Now(), log: o.Log, show: o.Stats, nodes: newNodes(maxNodes), logged: map[string]time.Time{}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

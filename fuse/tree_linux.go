@@ -22,6 +22,8 @@ type treeNode struct {
 	gofs.Inode
 	s    *serving
 	item *archive.Item
+
+	forgotten bool // guarded by the lock of s.nodes
 }
 
 var (
@@ -31,6 +33,7 @@ var (
 	_ gofs.NodeReadlinker     = (*treeNode)(nil)
 	_ gofs.NodeOpener         = (*treeNode)(nil)
 	_ gofs.NodeReader         = (*treeNode)(nil)
+	_ gofs.NodeFlusher        = (*treeNode)(nil)
 	_ gofs.NodeGetxattrer     = (*treeNode)(nil)
 	_ gofs.NodeListxattrer    = (*treeNode)(nil)
 	_ gofs.NodeStatfser       = (*treeNode)(nil)
@@ -53,10 +56,16 @@ func (c *contextReader) ReadAt(p []byte, off int64) (int, error) {
 
 // child returns the node of a child, and fills in what the kernel is told of it.
 func (n *treeNode) child(ctx context.Context, it *archive.Item, out *gofuse.EntryOut) *gofs.Inode {
-	it = it.In(n.s.tree)
-	start, _ := it.Range()
 	n.s.nodeAttr(&out.Attr, it.Node)
-	return n.NewInode(ctx, &treeNode{s: n.s, item: it}, gofs.StableAttr{Mode: it.Node.Type(), Ino: uint64(start)})
+	if known := n.GetChild(it.Name()); known != nil {
+		return known
+	}
+	c := &treeNode{s: n.s, item: it.In(n.s.tree)}
+	if !it.Node.IsDir() {
+		n.s.nodes.add(c)
+	}
+	start, _ := it.Range()
+	return n.NewInode(ctx, c, gofs.StableAttr{Mode: it.Node.Type(), Ino: uint64(start)})
 }
 
 func (n *treeNode) Lookup(ctx context.Context, name string, out *gofuse.EntryOut) (*gofs.Inode, syscall.Errno) {
@@ -113,6 +122,9 @@ func (n *treeNode) Readlink(context.Context) ([]byte, syscall.Errno) {
 func (n *treeNode) Open(context.Context, uint32) (gofs.FileHandle, uint32, syscall.Errno) {
 	return nil, 0, syscall.ENOSYS
 }
+
+// Flush says that there is nothing to be done when a file is closed.
+func (n *treeNode) Flush(context.Context, gofs.FileHandle) syscall.Errno { return syscall.ENOSYS }
 
 func (n *treeNode) Read(ctx context.Context, _ gofs.FileHandle, p []byte, off int64) (gofuse.ReadResult, syscall.Errno) {
 	_, start, size := n.item.Content().Outer()

@@ -42,12 +42,17 @@ func Unmount(dir string, lazy bool) error {
 	case m.fstype != fstype:
 		return fmt.Errorf("%s: %w, but %s of the type %s is", dir, ErrNotMounted, m.source, m.fstype)
 	}
-	var st unix.Stat_t
-	dead := errors.Is(unix.Lstat(abs, &st), unix.ENOTCONN)
-	if err := detach(abs, lazy || dead); err != nil {
+	if err := detach(abs, lazy || dead(abs)); err != nil {
 		return fmt.Errorf("unmount %s: %w", dir, err)
 	}
 	return nil
+}
+
+// dead reports whether nobody serves the mount at dir any more. It asks for what the
+// kernel does not keep.
+func dead(dir string) bool {
+	var st unix.Statfs_t
+	return errors.Is(unix.Statfs(dir, &st), unix.ENOTCONN)
 }
 
 // mountInfo is what the kernel says of a mount.

@@ -4,6 +4,10 @@ package blob
 // bytes: kernels read ahead in several requests at once, in no order.
 const slack = 1 << 20
 
+// near is how far a read may be ahead of that, if it is not as large itself, to go
+// forward rather than to leave out what is between, in bytes: about a chunk.
+const near = 64 << 10
+
 // stream is a reader that seems to go forward.
 type stream struct {
 	next  int64 // the end of what it has read
@@ -31,7 +35,11 @@ func (s *streams) read(off, end int64) (from int64, depth int) {
 			if end <= t.next {
 				return 0, 0
 			}
+			skips := off > t.next+max(near, end-off)
 			t.next = end
+			if skips {
+				return 0, 0
+			}
 			t.steps = min(t.steps+1, 16)
 			return end, 1 << t.steps
 		}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -189,6 +190,8 @@ func (f *mountFlags) run(ctx context.Context, a *app, loc, dir string) (err erro
 		return usagef("--prefetch %d: want 0 or more", f.prefetch)
 	case f.fill && f.image == "":
 		return usagef("--fill needs --copy-on-read")
+	case f.cache == "" && (location.IsMulticast(loc) || slices.ContainsFunc(f.named(a, loc), location.IsMulticast)):
+		return usagef("a multicast channel cannot be asked for single chunks: name a cache with -c, into which all of them are brought first")
 	}
 	if err := fuse.Check(dir); err != nil {
 		return err
@@ -294,9 +297,6 @@ func (f *mountFlags) closeBlob() error {
 // receive brings everything from multicast channels into the cache: they cannot be
 // asked for a chunk when it is read.
 func (f *mountFlags) receive(ctx context.Context, a *app, src store.Getter) error {
-	if f.hits == nil {
-		return usagef("a multicast channel cannot be asked for single chunks: name a cache with -c to bring all of them into first")
-	}
 	a.meter.Start("receive", 0)
 	defer a.meter.End()
 	return store.Deliver(ctx, src, func(chunker.ID) bool { return true }, discard{})
@@ -311,7 +311,7 @@ func mountedName(loc string) string {
 		}
 	}
 	name = strings.TrimSuffix(name, extension(loc))
-	if strings.Trim(name, "./-") == "" {
+	if strings.Trim(name, "./-") == "" || len(name) > archive.MaxName || strings.Contains(name, "\x00") {
 		return "blob"
 	}
 	return name

@@ -75,10 +75,13 @@ func (p waitingParent) ready() {
 	if r, w, err := os.Pipe(); err == nil {
 		log, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_WARNING, "castor")
 		go func() {
-			lines := bufio.NewScanner(r)
-			for lines.Scan() {
+			for lines := bufio.NewReader(r); ; {
+				line, _, end := lines.ReadLine() // in parts if it is long
+				if end != nil {
+					return
+				}
 				if err == nil {
-					log.Write(lines.Bytes())
+					log.Write(line)
 				}
 			}
 		}()
