@@ -52,12 +52,21 @@ func pseudoFS(magic uint32) bool {
 type attributeSource struct {
 	fd   int
 	path string // if it is not empty
+
+	// names of those that there are, a zero byte before and behind each. Most nodes
+	// have none, and are asked once. Nil: it is not known.
+	names []byte
 }
 
 // describe returns what an archive says of a node, but for the target of a link.
 // Of what the features do not ask for, some is left out.
 func (w *walker) describe(st *unix.Stat_t, src attributeSource, magic uint32) (*archive.Node, error) {
 	n := &archive.Node{Mode: st.Mode & (archive.TypeMask | archive.PermMask), MTime: st.Mtim.Nano()}
+	if src.path == "" && w.f.Any(archive.XAttrs|archive.ACLs|archive.SELinux|archive.FCaps) {
+		if err := src.list(); err != nil {
+			return nil, fmt.Errorf("extended attributes: %w", err)
+		}
+	}
 	steps := []struct {
 		what string
 		err  error
@@ -201,11 +210,7 @@ func (w *walker) describeXAttrs(n *archive.Node, src attributeSource) error {
 	if !w.f.Has(archive.XAttrs) || src.path != "" {
 		return nil
 	}
-	list, err := src.list()
-	if err != nil {
-		return err
-	}
-	for name := range bytes.SplitSeq(list, []byte{0}) {
+	for name := range bytes.SplitSeq(src.names, []byte{0}) {
 		if !bytes.HasPrefix(name, []byte("user.")) && !bytes.HasPrefix(name, []byte("trusted.")) {
 			continue
 		}
@@ -237,13 +242,25 @@ func (w *walker) describeLabel(n *archive.Node, src attributeSource) error {
 	return err
 }
 
-// list returns the names of all attributes, a zero byte behind each.
-func (s attributeSource) list() ([]byte, error) {
-	return grow(func(b []byte) (int, error) { return unix.Flistxattr(s.fd, b) })
+// list finds out which attributes there are.
+func (s *attributeSource) list() error {
+	list, err := grow(func(b []byte) (int, error) { return unix.Flistxattr(s.fd, b) })
+	if list != nil {
+		s.names = append([]byte{0}, list...)
+	}
+	return err
+}
+
+// lacks reports whether it is known that there is no attribute of that name.
+func (s attributeSource) lacks(name string) bool {
+	return s.names != nil && (len(s.names) == 1 || !bytes.Contains(s.names, []byte("\x00"+name+"\x00")))
 }
 
 // get returns the value of an attribute, and whether there is one.
 func (s attributeSource) get(name string) (value []byte, ok bool, err error) {
+	if s.lacks(name) {
+		return nil, false, nil
+	}
 	value, err = grow(func(b []byte) (int, error) {
 		if s.path != "" {
 			return unix.Lgetxattr(s.path, name, b)
