@@ -7,7 +7,7 @@ GO ?= go
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build test test-setup check bench bench-go bench-commands bench-mcast fuzz man
+.PHONY: build test test-setup check bench bench-go bench-commands bench-trees bench-serve bench-mount bench-mcast fuzz man
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o castor ./cmd/castor
@@ -28,6 +28,18 @@ bench-go:
 
 bench-commands:
 	./docs/bench/commands.sh
+
+# Directory trees beside casync and tar.
+bench-trees:
+	./docs/bench/trees.py
+
+# castor serve beside nginx; extracting from it, from nginx and from S3 beside casync.
+bench-serve:
+	./docs/bench/serve.py
+
+# Mounts beside plain files and casync's; needs root and fio.
+bench-mount:
+	./docs/bench/mount.py
 
 # Multicast beside uftp and udpcast, in namespaces; needs root.
 bench-mcast:

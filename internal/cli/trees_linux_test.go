@@ -166,7 +166,6 @@ func TestTreeCasyncBothWays(t *testing.T) {
 	}
 }
 
-
 // What cannot be restored is reported, and an error with --strict.
 func TestTreeStrict(t *testing.T) {
 	testneed.Root(t)
