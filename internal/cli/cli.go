@@ -172,12 +172,15 @@ func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "castor",
 		Short: "Chunk stores and indexes for shipping large, similar things",
-		Long: `castor cuts files into content-defined chunks, keeps each chunk once, and writes
-a small index. To get a version, you fetch its index and the chunks you lack.
+		Long: `castor cuts files and directory trees into content-defined chunks, keeps each chunk
+once, and writes a small index. To get a version, you fetch its index and the chunks
+you lack.
 
   castor make v2.caibx disk.img              cut disk.img into default.castr
   castor extract v2.caibx disk.img           put it back, reusing the old file
   castor extract --seed /dev/sda2 v2.caibx /dev/sdb2
+  castor make s3+https://host/bucket/os.caidx /srv/root
+  castor extract https://host/os.caidx /srv/root
 
 Indexes (.caibx) and stores (.castr) are those of casync. With --digest sha512-256
 casync and desync read what castor writes; castor always reads theirs.`,

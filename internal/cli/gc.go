@@ -13,6 +13,7 @@ import (
 
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/index"
+	"github.com/castorsync/castor/internal/location"
 	"github.com/castorsync/castor/internal/units"
 	"github.com/castorsync/castor/store"
 )
@@ -31,13 +32,15 @@ func newGC(a *app) *cobra.Command {
 		Short:   "Remove the chunks of a store that no index needs",
 		Long: `Remove from STORE every chunk that none of the given indexes needs, and what killed
 runs left behind. Name all the indexes that matter: the chunks of any other are
-lost.
+lost. A name that ends with a slash stands for all indexes right in that directory, or
+behind that prefix of a bucket.
 
 A chunk that was stored or used within the grace period stays, so that a make that
 runs at the same time is safe: keep the period longer than any make takes, and
 above an hour.`,
 		Example: `  castor gc --dry-run /srv/store.castr /srv/*.caibx
-  castor gc --yes --grace 168h /srv/store.castr /srv/*.caibx`,
+  castor gc --yes --grace 168h /srv/store.castr /srv/*.caibx
+  castor gc s3+https://host/bucket/default.castr s3+https://host/bucket/`,
 		Args: minArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd.Context(), a, args[0], args[1:]) },
 	}
@@ -59,6 +62,9 @@ func (f *gcFlags) run(ctx context.Context, a *app, loc string, indexes []string)
 		return err
 	}
 	defer s.Close()
+	if indexes, err = a.allIndexes(ctx, indexes); err != nil {
+		return err
+	}
 	keep := map[chunker.ID]struct{}{}
 	for _, name := range indexes {
 		if err := addChunks(a, keep, name); err != nil {
@@ -88,6 +94,28 @@ func (f *gcFlags) run(ctx context.Context, a *app, loc string, indexes []string)
 	a.say("%s: %s %s chunks (%s) and %d left-over files; %s chunks are needed, %s unneeded ones are younger than %v", loc, verb,
 		units.Count(stats.Removed), units.Size(stats.RemovedBytes), stats.Swept, units.Count(stats.Kept), units.Count(stats.Young), f.grace)
 	return nil
+}
+
+// allIndexes returns indexes with those in the place of each directory that it has.
+func (a *app) allIndexes(ctx context.Context, names []string) (all []string, err error) {
+	for _, name := range names {
+		if !strings.HasSuffix(name, "/") {
+			all = append(all, name)
+			continue
+		}
+		before := len(all)
+		err := a.places.ListIndexes(ctx, name, func(i location.IndexInfo) error {
+			all = append(all, i.Loc)
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		if len(all) == before {
+			return nil, usagef("%s has no index: nothing would be kept for it", name)
+		}
+	}
+	return all, nil
 }
 
 // addChunks adds the chunks of the index at loc to the set.

@@ -105,6 +105,8 @@ func TestPlaces(t *testing.T) {
 				return
 			}
 			ok(t, d, "check", castr)
+			ok(t, d, "gc", "--yes", "--grace", "0s", castr, p.url+"/") // all indexes there
+			ok(t, d, "verify", v1)
 			ok(t, d, "gc", "--yes", "--grace", "0s", castr, v2)
 			ok(t, d, "verify", v2)
 			if o := finish(t, command(d, "verify", v1)); o.code != exitMissing {
