@@ -47,6 +47,7 @@ func castOnAll(t *testing.T, hs []*testns.Host, so SendOptions, offers ...Offer)
 // which some want one index and some another one: each link has its own rate and
 // schedule, and carries what is wanted there and nothing else.
 func TestNetManyLinks(t *testing.T) {
+	heavy(t)
 	inNet(t, func(t *testing.T) {
 		const rate = 60 * mbit
 		x, m := noise(t, 12<<20, 23)
