@@ -2,6 +2,7 @@ package cli
 
 import (
 	"archive/tar"
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -327,5 +329,47 @@ func TestTreeShift(t *testing.T) {
 	ok(t, work, "verify", "-s", "s.castr", "--uid-shift", "100000", "my.caidx", "out")
 	if o := castor(t, work, "verify", "-s", "s.castr", "my.caidx", "out"); o.code != exitMismatch {
 		t.Errorf("verify without the shift: exit code %d, want %d: %s", o.code, exitMismatch, o.stderr)
+	}
+}
+
+// Trees as they are on real systems: both programs make the same index, and each
+// extracts what the other stored.
+func TestTreeReal(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a minute")
+	}
+	testneed.Tool(t, "casync")
+	testneed.Root(t)
+	work := t.TempDir()
+	small := filepath.Join(work, "small")
+	for i := range 100_000 {
+		sub := filepath.Join(small, strconv.Itoa(i%317))
+		if i < 317 {
+			if err := os.MkdirAll(sub, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(sub, strconv.Itoa(i)), []byte(strings.Repeat(strconv.Itoa(i), i%60)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{"/usr/share", small} {
+		t.Run(filepath.Base(dir), func(t *testing.T) {
+			d := t.TempDir()
+			for try := range 3 { // somebody else may work there
+				ok(t, d, "make", "--no-sync", "-s", "my.castr", "--digest", "sha512-256", "my.caidx", dir)
+				casync(t, d, "make", "--store=ca.castr", "ca.caidx", dir)
+				if bytes.Equal(read(t, d, "my.caidx"), read(t, d, "ca.caidx")) {
+					break
+				}
+				if try == 2 {
+					t.Fatal("the indexes differ")
+				}
+			}
+			ok(t, d, "extract", "--no-sync", "--strict", "-s", "ca.castr", "ca.caidx", "out")
+			ok(t, d, "verify", "-s", "my.castr", "my.caidx", "out")
+			casync(t, d, "extract", "--store=my.castr", "my.caidx", "out2")
+			ok(t, d, "verify", "-s", "ca.castr", "ca.caidx", "out2")
+		})
 	}
 }
