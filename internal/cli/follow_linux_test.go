@@ -116,3 +116,43 @@ func TestCastName(t *testing.T) {
 		none.fails(exitFailure, "no announcement heard: the name os/stable: joined ff15:.* on eth0 for 3s and heard nothing")
 	})
 }
+
+// TestCastTree sends a directory as one tree, straight from disk: whole, in part, and
+// again when it has changed.
+func TestCastTree(t *testing.T) {
+	inCastLab(t, func(l *castLab) {
+		t := l.t
+		root := filepath.Join(t.TempDir(), "os")
+		if err := os.MkdirAll(filepath.Join(root, "etc"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write(t, l.v1, root, "disk.img")
+		write(t, []byte("one\n"), root, "etc/issue")
+		s := l.cast(t, "--rate", "80M", "--share-tree", root)
+
+		c := l.start(t, 0, "extract", "mcast://eth0/os", "copy")
+		c.succeeds()
+		same(t, l.v1, c.dir, "copy/disk.img")
+		if out := ok(t, c.dir, "diff", root, "copy"); out != "" {
+			t.Errorf("differs: %s", out)
+		}
+		part := l.start(t, 1, "extract", "-c", "cache.castr", "mcast://eth0/os", ".", "etc")
+		part.succeeds()
+		same(t, []byte("one\n"), part.dir, "etc/issue")
+
+		list := l.start(t, 1, "list", "mcast://eth0/os", "etc")
+		list.succeeds()
+
+		write(t, []byte("two and a half\n"), root, "etc/issue")
+		s.signal(syscall.SIGHUP) // looks at once
+		waitFor(t, "the change", func() bool {
+			again := &client{process: start(t, castorOn(l.clients[0], c.dir, "extract", "mcast://eth0/os", "copy")), t: t, dir: c.dir}
+			again.succeeds()
+			return string(read(t, c.dir, "copy/etc/issue")) == "two and a half\n"
+		})
+		if out := ok(t, c.dir, "diff", root, "copy"); out != "" {
+			t.Errorf("differs after the change: %s", out)
+		}
+		s.end()
+	})
+}

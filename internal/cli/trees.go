@@ -16,6 +16,7 @@ import (
 	"github.com/castorsync/castor/archive/tree"
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/index"
+	"github.com/castorsync/castor/index/assemble"
 	"github.com/castorsync/castor/index/blob"
 	"github.com/castorsync/castor/internal/location"
 )
@@ -75,7 +76,7 @@ func (t *treeSource) openTree(ctx context.Context, a *app, loc string) (*archive
 			return nil, err
 		}
 		return treeOf(loc)(archive.OpenTree(f, size))
-	case t.x != nil || t.what == whatArchiveIndex || t.what == "" && isArchiveIndex(loc):
+	case t.x != nil || t.what == whatArchiveIndex || t.what == "" && (isArchiveIndex(loc) || location.IsMulticast(loc)):
 		x, err := t.treeIndex(a, loc)
 		if err != nil {
 			return nil, err
@@ -83,6 +84,15 @@ func (t *treeSource) openTree(ctx context.Context, a *app, loc string) (*archive
 		src, err := t.open(a, loc, x)
 		if err != nil {
 			return nil, err
+		}
+		if len(t.channels) > 0 { // which cannot be asked for single chunks
+			p, err := assemble.NewPlan(ctx, x, nil)
+			if err != nil {
+				return nil, err
+			}
+			if src, err = t.bring(a, x, p, src); err != nil {
+				return nil, fmt.Errorf("%s: %w", loc, err)
+			}
 		}
 		b := blob.New(x, src, nil)
 		t.closers = append(t.closers, b)
