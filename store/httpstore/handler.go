@@ -99,7 +99,7 @@ func NewHandler(o HandlerOptions) (*Handler, error) {
 		return nil, errors.New("writable, but the source of chunks takes none")
 	}
 	h := &Handler{o: o, names: store.Verifier{Digests: o.Digests, Limit: o.MaxChunk}}
-	h.uploads = semaphore.NewWeighted(max(uploadRoom, maxStored(o.MaxChunk)))
+	h.uploads = semaphore.NewWeighted(max(uploadRoom, cacnk.MaxStored(o.MaxChunk)))
 	h.decoding = make(chan struct{}, runtime.GOMAXPROCS(0))
 	h.files, _ = o.Source.(store.Opener)
 	h.flights = newFlights(o.Source.Get, o.MaxChunks, &h.metrics)
@@ -147,7 +147,7 @@ func clip(s string) string { return s[:min(len(s), 200)] }
 func (h *Handler) route(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	path := strings.TrimPrefix(r.URL.Path, "/")
-	id, f, isChunk := parseChunkPath(inStore(path))
+	id, f, isChunk := cacnk.ParseName(inStore(path))
 	isIndex := h.indexes != nil && isIndexPath(path)
 	writable := h.o.Writable && (isChunk || isIndex && isUploadPath(path))
 	read := r.Method == http.MethodGet || r.Method == http.MethodHead

@@ -73,7 +73,7 @@ func (s *Store) Close() error {
 	return nil
 }
 
-func (s *Store) url(id chunker.ID, f form) *url.URL { return s.base.JoinPath(chunkPath(id, f)) }
+func (s *Store) url(id chunker.ID, f form) *url.URL { return s.base.JoinPath(cacnk.Name(id, f)) }
 
 func (s *Store) fail(ctx context.Context, op string, id chunker.ID, err error) error {
 	if ctx.Err() != nil {
@@ -131,11 +131,11 @@ func (s *Store) Get(ctx context.Context, id chunker.ID) (store.Chunk, error) {
 	}
 	var c store.Chunk
 	err := s.ask(func(f form) error {
-		b, err := s.client.get(ctx, s.url(id, f), maxStored(s.limit))
+		b, err := s.client.get(ctx, s.url(id, f), cacnk.MaxStored(s.limit))
 		if err != nil {
 			return err
 		}
-		c = store.Chunk{ID: id, Data: b, Loc: s.loc + "/" + chunkPath(id, f)}
+		c = store.Chunk{ID: id, Data: b, Loc: s.loc + "/" + cacnk.Name(id, f)}
 		if f == compressed {
 			if c.Codec, err = cacnk.Detect(b); err != nil {
 				bufpool.Put(b)

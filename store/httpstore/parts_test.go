@@ -13,6 +13,7 @@ import (
 
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/store"
+	"github.com/castorsync/castor/store/cacnk"
 	"github.com/castorsync/castor/store/transfer"
 )
 
@@ -65,14 +66,14 @@ func TestRetryAfterHeader(t *testing.T) {
 
 func FuzzChunkPath(f *testing.F) {
 	id := chunker.BLAKE3.Sum([]byte("x"))
-	f.Add(chunkPath(id, compressed))
-	f.Add(chunkPath(id, plain))
-	f.Add(strings.ToUpper(chunkPath(id, plain)))
+	f.Add(cacnk.Name(id, compressed))
+	f.Add(cacnk.Name(id, plain))
+	f.Add(strings.ToUpper(cacnk.Name(id, plain)))
 	f.Add("abcd/../x")
 	f.Fuzz(func(t *testing.T, path string) {
-		id, form, ok := parseChunkPath(path)
-		if ok && chunkPath(id, form) != path {
-			t.Errorf("%q is taken for %q", path, chunkPath(id, form))
+		id, form, ok := cacnk.ParseName(path)
+		if ok && cacnk.Name(id, form) != path {
+			t.Errorf("%q is taken for %q", path, cacnk.Name(id, form))
 		}
 		if ok && isIndexPath(path) {
 			t.Errorf("%q is a chunk and an index", path)

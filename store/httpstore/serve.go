@@ -190,7 +190,7 @@ func (h *Handler) open(c store.Chunk) (b, buf []byte, err error) {
 
 // putChunk stores an upload. It answers when the chunk is in the store for good.
 func (h *Handler) putChunk(w http.ResponseWriter, r *http.Request, id chunker.ID, f form) {
-	limit := maxStored(h.o.MaxChunk)
+	limit := cacnk.MaxStored(h.o.MaxChunk)
 	if f == plain {
 		limit = int64(h.o.MaxChunk)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/store"
+	"github.com/castorsync/castor/store/cacnk"
 )
 
 // List enumerates the chunks by the keys of their objects, up to 1000 of which are in
@@ -20,7 +21,7 @@ func (s *Store) List(ctx context.Context, each func(store.Info) error) error {
 	any := false // last is set
 	stopped := false
 	err := s.client.list(ctx, s.prefix, true, func(o minio.ObjectInfo) error {
-		id, _, ok := parseChunkName(strings.TrimPrefix(o.Key, s.prefix))
+		id, _, ok := cacnk.ParseName(strings.TrimPrefix(o.Key, s.prefix))
 		if !ok || any && id == last { // both forms of a chunk are neighbours
 			return nil
 		}

@@ -106,7 +106,7 @@ func (s *Store) Close() error {
 	return nil
 }
 
-func (s *Store) key(id chunker.ID, f form) string { return s.prefix + chunkName(id, f) }
+func (s *Store) key(id chunker.ID, f form) string { return s.prefix + cacnk.Name(id, f) }
 
 func (s *Store) fail(ctx context.Context, op string, id chunker.ID, err error) error {
 	if ctx.Err() != nil {
@@ -135,7 +135,7 @@ func (s *Store) ask(try func(form) error) error {
 func (s *Store) Get(ctx context.Context, id chunker.ID) (store.Chunk, error) {
 	var c store.Chunk
 	err := s.ask(func(f form) error {
-		b, err := s.client.get(ctx, s.key(id, f), maxStored(s.limit))
+		b, err := s.client.get(ctx, s.key(id, f), cacnk.MaxStored(s.limit))
 		if err != nil {
 			return err
 		}
@@ -217,7 +217,7 @@ func (s *Store) use(ctx context.Context, key string, f form, o object) (state, e
 	if s.timeless.Load() {
 		return stale, nil
 	}
-	t, err := s.client.renew(ctx, key, o, f.contentType())
+	t, err := s.client.renew(ctx, key, o, contentType(f))
 	switch {
 	case err == nil && t.After(o.used), status(err) == http.StatusPreconditionFailed: // somebody has written it
 		return fresh, nil
@@ -233,7 +233,7 @@ func (s *Store) use(ctx context.Context, key string, f form, o object) (state, e
 // rewrite reads an object and writes it again, so that it was modified now. That the
 // server does not allow that, or what is there is no chunk, is no error.
 func (s *Store) rewrite(ctx context.Context, key string, f form) error {
-	b, err := s.client.get(ctx, key, maxStored(s.limit))
+	b, err := s.client.get(ctx, key, cacnk.MaxStored(s.limit))
 	if errors.Is(err, store.ErrDamaged) {
 		return nil
 	}
@@ -241,7 +241,7 @@ func (s *Store) rewrite(ctx context.Context, key string, f form) error {
 		return err
 	}
 	defer bufpool.Put(b)
-	err = s.client.put(ctx, key, bytes.NewReader(b), int64(len(b)), f.contentType(), false)
+	err = s.client.put(ctx, key, bytes.NewReader(b), int64(len(b)), contentType(f), false)
 	if refused(err) {
 		return nil
 	}
@@ -325,7 +325,7 @@ func (s *Store) upload(ctx context.Context, key string, e *encoding, onlyNew boo
 		return 0, err
 	}
 	n := int64(len(data))
-	return n, s.client.put(ctx, key, bytes.NewReader(data), n, s.write.contentType(), onlyNew)
+	return n, s.client.put(ctx, key, bytes.NewReader(data), n, contentType(s.write), onlyNew)
 }
 
 // probe uploads, once in the life of s, what has just been uploaded: a server that

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/minio/minio-go/v7"
+
+	"github.com/castorsync/castor/store/cacnk"
 )
 
 // environ makes a function as os.Getenv of pairs.
@@ -120,7 +122,7 @@ func FuzzChunkName(f *testing.F) {
 	f.Add("f671/f671c4ef868c563fede17a381dc41595f912a18853fa848aa49ab9477981d73a.cacnk")
 	f.Add("f671/f671c4ef868c563fede17a381dc41595f912a18853fa848aa49ab9477981d73a")
 	f.Fuzz(func(t *testing.T, s string) {
-		if id, form, ok := parseChunkName(s); ok && chunkName(id, form) != s {
+		if id, form, ok := cacnk.ParseName(s); ok && cacnk.Name(id, form) != s {
 			t.Errorf("%q is taken for chunk %v in form %v", s, id, form)
 		}
 	})
