@@ -18,6 +18,7 @@ import (
 	"github.com/castorsync/castor/internal/par"
 	"github.com/castorsync/castor/internal/sshexec"
 	"github.com/castorsync/castor/store"
+	"github.com/castorsync/castor/store/storetest"
 )
 
 // getAll gets all chunks of v, n at once.
@@ -180,6 +181,89 @@ func TestCancel(t *testing.T) {
 	}
 	buf := make([]byte, 1<<20)
 	t.Errorf("%d goroutines, %d before: %s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
+}
+
+// TestAnswersInAnyOrder puts and offers one chunk at once, and answers as a server may
+// that works on both: a Put returns only when the store has the chunk.
+func TestAnswersInAnyOrder(t *testing.T) {
+	id := chunker.ID{1}
+	for name, tt := range map[string]struct {
+		answers   []bool
+		put, has  bool // what is told
+		afterTold int  // answers until the Put is
+	}{
+		"offer first":   {[]bool{false, true}, true, false, 2},
+		"chunk first":   {[]bool{true, false}, true, false, 1},
+		"there already": {[]bool{true, true}, true, true, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			put, has := make(chan bool, 1), make(chan bool, 1)
+			c := &putting{u: &putter{}, fresh: map[chunker.ID]struct{}{}, busy: 2,
+				puts: map[chunker.ID][]chan bool{id: {put}}, offers: map[chunker.ID][]chan bool{id: {has}}}
+			for i, a := range tt.answers {
+				if len(put) != 0 && i < tt.afterTold {
+					t.Errorf("the Put ends after %d answers", i)
+				}
+				if err := c.told(id, a); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if a, b := <-put, <-has; a != tt.put || b != tt.has || c.busy != 0 {
+				t.Errorf("told %v and %v, want %v and %v; %d due", a, b, tt.put, tt.has, c.busy)
+			}
+			if err := c.told(id, true); err == nil {
+				t.Error("a third answer is taken")
+			}
+		})
+	}
+}
+
+// TestLost breaks a connection between Put and Sync: Sync fails until the chunk is put
+// again.
+func TestLost(t *testing.T) {
+	dir := t.TempDir()
+	openDir(t, filepath.Join(dir, "s.castr"))
+	gate := filepath.Join(dir, "gate")
+	// The first connection is killed as soon as the gate is there.
+	o := options(t, script(t, `if mkdir `+gate+`.once 2>/dev/null; then
+	(while [ -d `+dir+` -a ! -e `+gate+` ]; do sleep 0.01; done; kill -9 $$) >&- 2>&- &
+fi
+exec env `+castor(t)+` "$@"`))
+	s := open(t, "ssh://host"+filepath.Join(dir, "s.castr"), o)
+	a, b := storetest.Chunk(1, 5000), storetest.Chunk(2, 5000)
+	if err := s.Put(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Put(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(gate, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.put.mu.Lock()
+	first := s.put.now
+	s.put.mu.Unlock()
+	<-first.ended
+	for range 2 {
+		if err := s.Sync(t.Context()); err == nil || !strings.Contains(err.Error(), "may be lost (chunks: 1)") {
+			t.Errorf("Sync after the connection broke: %v", err)
+		}
+	}
+	if err := s.Put(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Sync(t.Context()); err == nil {
+		t.Error("Sync after another chunk was put succeeds")
+	}
+	if err := s.Put(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Sync(t.Context()); err != nil {
+		t.Errorf("Sync after the chunk was put again: %v", err)
+	}
 }
 
 // TestChatter has the other side talk on its standard error all the while.

@@ -18,8 +18,8 @@ var errOnlyPush = fmt.Errorf("%w: the other side takes chunks only together with
 
 // putter keeps the connection over which chunks are put one by one, which castor alone
 // can do: CHUNK comes unasked and is answered by STORED; OFFER is answered for each id
-// by STORED, if the store has it, else by REQUEST; GOODBYE of the client is answered by
-// GOODBYE when everything is durable.
+// by STORED, if the store has it, else by REQUEST; SYNC is answered by SYNC when all
+// that came before it is durable.
 type putter struct {
 	s    *Store
 	turn chan struct{} // holds an item while somebody connects
@@ -29,22 +29,36 @@ type putter struct {
 	dialing context.CancelCauseFunc // guarded by mu: while a connection is being made
 	refused bool                    // guarded by mu: the other side takes none
 	closed  bool                    // guarded by mu
+
+	// Chunks that were put over a connection that broke before they were durable, and
+	// not again since: for those no Sync succeeds.
+	lost   map[chunker.ID]struct{} // guarded by mu
+	broken error                   // guarded by mu: why, the last time
 }
+
+// maxFresh bounds the chunks that are remembered as not durable yet: a SYNC is sent then.
+const maxFresh = 1 << 16
 
 // putting is one connection.
 type putting struct {
-	s *Store
+	u *putter
 	p *peer
 
-	write sync.Mutex // held while a frame is written
+	write sync.Mutex // held while a frame is written, and before u.mu
 
-	mu      sync.Mutex
-	waiting map[chunker.ID][]chan bool // guarded by mu: for whether the store has it
-	busy    int                        // guarded by mu: calls that wait
-	since   time.Time                  // guarded by mu: since when busy is not 0
-	bye     bool                       // guarded by mu: GOODBYE has been sent
-	ended   chan struct{}              // closed when err is set
-	err     error                      // nil after GOODBYE
+	puts, offers map[chunker.ID][]chan bool // guarded by u.mu: for whether the store has it
+	syncs        []barrier                  // guarded by u.mu: sent and not answered, in order
+	fresh        map[chunker.ID]struct{}    // guarded by u.mu: put since the last SYNC was sent
+	busy         int                        // guarded by u.mu: answers that are due
+	since        time.Time                  // guarded by u.mu: since when busy is not 0
+	ended        chan struct{}              // closed when err is set
+	err          error
+}
+
+// barrier is a SYNC that has been sent.
+type barrier struct {
+	covers map[chunker.ID]struct{} // chunks that were put since the one before
+	done   chan struct{}           // closed when it is answered
 }
 
 // Put stores a chunk if castor is on the other side, and returns errors.ErrUnsupported
@@ -55,18 +69,14 @@ func (s *Store) Put(ctx context.Context, c store.Chunk) error {
 		return s.error("put", c.ID, err)
 	}
 	defer bufpool.Put(buf)
-	_, err = s.put.ask(ctx, c.ID, func(b []byte) ([]byte, []byte) {
-		return appendChunkHead(b, c.ID, zipped, len(data)), data
-	})
+	_, err = s.put.ask(ctx, c.ID, appendChunkHead(nil, c.ID, zipped, len(data)), data)
 	return s.wrap(ctx, "put", c.ID, err)
 }
 
 // Has reports whether the store has a chunk. If casync is on the other side it gets the
 // chunk to find out.
 func (s *Store) Has(ctx context.Context, id chunker.ID) (bool, error) {
-	has, err := s.put.ask(ctx, id, func(b []byte) ([]byte, []byte) {
-		return appendOffer(b, []chunker.ID{id}), nil
-	})
+	has, err := s.put.ask(ctx, id, appendOffer(nil, []chunker.ID{id}), nil)
 	if !errors.Is(err, errors.ErrUnsupported) {
 		return has, s.wrap(ctx, "has", id, err)
 	}
@@ -79,7 +89,8 @@ func (s *Store) Has(ctx context.Context, id chunker.ID) (bool, error) {
 }
 
 // Sync returns after every chunk that was put is durable, as the other side
-// understands that.
+// understands that. It fails as long as one was put over a connection that broke too
+// early, and not again since.
 func (s *Store) Sync(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -103,9 +114,9 @@ func (s *Store) wrap(ctx context.Context, op string, id chunker.ID, err error) e
 	return s.error(op, id, err)
 }
 
-// ask sends what frame appends to a buffer, and the bytes it returns besides, and waits
-// for the answer about id.
-func (u *putter) ask(ctx context.Context, id chunker.ID, frame func([]byte) (head, data []byte)) (bool, error) {
+// ask sends a frame about id, a chunk if there is data and else an offer, and waits for
+// the answer.
+func (u *putter) ask(ctx context.Context, id chunker.ID, head, data []byte) (bool, error) {
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
 	}
@@ -114,14 +125,23 @@ func (u *putter) ask(ctx context.Context, id chunker.ID, frame func([]byte) (hea
 		return false, err
 	}
 	answer := make(chan bool, 1)
-	if !c.expect(id, answer) {
-		return false, errors.New("the connection is being closed")
+	u.mu.Lock()
+	waiting := c.offers
+	if data != nil {
+		waiting = c.puts
 	}
-	head, data := frame(make([]byte, 0, chunkHead+idSize))
+	waiting[id] = append(waiting[id], answer)
+	c.due()
+	full := len(c.fresh) >= maxFresh
+	u.mu.Unlock()
 	// A peer that takes nothing is found out by its answers that do not come.
-	if err := c.send(head, data); err != nil {
+	err = c.send(head, data)
+	if err == nil && full {
+		_, err = c.sync()
+	}
+	if err != nil {
 		<-c.ended
-		return false, c.failed()
+		return false, c.err
 	}
 	select {
 	case has := <-answer:
@@ -131,7 +151,7 @@ func (u *putter) ask(ctx context.Context, id chunker.ID, frame func([]byte) (hea
 		case has := <-answer:
 			return has, nil
 		default:
-			return false, c.failed()
+			return false, c.err
 		}
 	case <-ctx.Done():
 		return false, context.Cause(ctx)
@@ -195,47 +215,60 @@ func (u *putter) begun(p *peer, err error) (*putting, error) {
 		p.kill()
 		return nil, err
 	}
-	c := &putting{s: u.s, p: p, waiting: map[chunker.ID][]chan bool{}, ended: make(chan struct{})}
+	c := &putting{u: u, p: p, puts: map[chunker.ID][]chan bool{}, offers: map[chunker.ID][]chan bool{}, fresh: map[chunker.ID]struct{}{}, ended: make(chan struct{})}
 	u.now = c
 	u.s.wg.Go(c.run)
 	u.s.wg.Go(func() { p.watch(u.s.o.Stall, c.ended, c.busySince) })
 	return c, nil
 }
 
-// over reports whether the connection takes no more.
+// over reports whether the connection has ended.
 func (c *putting) over() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	select {
 	case <-c.ended:
 		return true
 	default:
-		return c.bye
+		return false
 	}
 }
 
-// sync says goodbye and waits for the answer. The next call makes a new connection.
+// sync waits for a SYNC to be answered.
 func (u *putter) sync(ctx context.Context) error {
 	u.mu.Lock()
-	c := u.now
+	c, err := u.now, u.loss()
 	u.mu.Unlock()
-	if c == nil {
-		return nil // nothing was put, or all of it before an earlier goodbye
+	if err != nil || c == nil || c.over() {
+		return err // what was put over connections that ended is durable, or lost
 	}
-	c.mu.Lock()
-	first := !c.bye
-	c.bye = true
-	c.waitFor(1)
-	c.mu.Unlock()
-	if first {
-		c.send(appendEmpty(nil, kindGoodbye), nil) // a failure shows in what comes back
+	answered, err := c.sync()
+	if err != nil {
+		<-c.ended
+		return c.err
 	}
 	select {
+	case <-answered:
+		// A chunk may have been lost with the connection before, just now.
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		return u.loss()
 	case <-c.ended:
+		select {
+		case <-answered:
+			return nil
+		default:
+			return c.err
+		}
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	return c.err
+}
+
+// loss says that chunks were lost, if so. The caller holds u.mu.
+func (u *putter) loss() error {
+	if len(u.lost) == 0 {
+		return nil
+	}
+	return fmt.Errorf("the connection broke before what was put is durable, which may be lost (chunks: %d): %w", len(u.lost), u.broken)
 }
 
 func (u *putter) close() {
@@ -250,33 +283,35 @@ func (u *putter) close() {
 	}
 }
 
-// expect has answer told about id. It returns false after GOODBYE.
-func (c *putting) expect(id chunker.ID, answer chan bool) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.bye {
-		return false
-	}
-	c.waiting[id] = append(c.waiting[id], answer)
-	c.waitFor(1)
-	return true
-}
-
-// waitFor counts n more answers that are due. The caller holds c.mu.
-func (c *putting) waitFor(n int) {
+// due counts one more answer that is. The caller holds u.mu.
+func (c *putting) due() {
 	if c.busy == 0 {
 		c.since = time.Now()
 	}
-	c.busy += n
+	c.busy++
 }
 
 func (c *putting) busySince() int64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.u.mu.Lock()
+	defer c.u.mu.Unlock()
 	if c.busy == 0 {
 		return 0
 	}
 	return c.since.UnixNano()
+}
+
+// sync sends a SYNC. What it returns is closed when that is answered.
+func (c *putting) sync() (answered <-chan struct{}, err error) {
+	c.write.Lock() // SYNCs are answered in the order in which they are sent
+	defer c.write.Unlock()
+	done := make(chan struct{})
+	c.u.mu.Lock()
+	c.syncs = append(c.syncs, barrier{c.fresh, done})
+	c.fresh = map[chunker.ID]struct{}{}
+	c.due()
+	c.u.mu.Unlock()
+	_, err = c.p.conn.Write(appendEmpty(nil, kindSync))
+	return done, err
 }
 
 func (c *putting) send(head, data []byte) error {
@@ -289,17 +324,9 @@ func (c *putting) send(head, data []byte) error {
 	return err
 }
 
-func (c *putting) failed() error {
-	if c.err == nil {
-		return errors.New("the other side said goodbye")
-	}
-	return c.err
-}
-
 // run hands out answers until the connection ends.
 func (c *putting) run() {
-	bye := false
-	for c.err == nil && !bye {
+	for c.err == nil {
 		f, err := c.p.dec.next()
 		if err != nil {
 			c.err = c.p.explain(err)
@@ -307,44 +334,85 @@ func (c *putting) run() {
 		}
 		switch f.kind {
 		case kindStored:
-			c.err = c.told(f.id, true)
+			err = c.told(f.id, true)
 		case kindRequest:
 			for _, id := range f.ids {
-				if c.err == nil {
-					c.err = c.told(id, false)
+				if err == nil {
+					err = c.told(id, false)
 				}
 			}
-		case kindGoodbye:
-			bye = true
+		case kindSync:
+			err = c.synced()
 		case kindAbort:
-			c.err = c.p.explain(f.abort)
+			err = f.abort
 		default:
-			c.err = c.p.explain(protocolError("%v where answers to offers are due", f.kind))
+			err = protocolError("%v where answers to offers are due", f.kind)
+		}
+		if err != nil {
+			c.err = c.p.explain(err)
 		}
 	}
+	c.lose()
 	close(c.ended)
-	if bye {
-		c.p.close()
-	} else {
-		c.p.kill()
-	}
+	c.p.kill()
 }
 
-// told passes on an answer, to the first who waits for one about id.
+// told passes on an answer about id. The other side works on several frames at once, so
+// that answers about one id may come in any order: STORED is for a chunk, if one is on
+// its way, as what it says is true then, and REQUEST can only be for an offer.
 func (c *putting) told(id chunker.ID, has bool) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	w := c.waiting[id]
+	c.u.mu.Lock()
+	defer c.u.mu.Unlock()
+	waiting := c.offers
+	if has && len(c.puts[id]) > 0 {
+		waiting = c.puts
+		c.fresh[id] = struct{}{}
+		delete(c.u.lost, id)
+	}
+	w := waiting[id]
 	if len(w) == 0 {
 		return protocolError("an answer about %v, which was not offered", id)
 	}
 	w[0] <- has
 	if len(w) == 1 {
-		delete(c.waiting, id)
+		delete(waiting, id)
 	} else {
-		c.waiting[id] = w[1:]
+		waiting[id] = w[1:]
 	}
+	c.answered()
+	return nil
+}
+
+// synced takes the answer to a SYNC.
+func (c *putting) synced() error {
+	c.u.mu.Lock()
+	defer c.u.mu.Unlock()
+	if len(c.syncs) == 0 {
+		return protocolError("an answer to SYNC, which was not sent")
+	}
+	close(c.syncs[0].done)
+	c.syncs = c.syncs[1:]
+	c.answered()
+	return nil
+}
+
+// answered counts an answer. The caller holds u.mu.
+func (c *putting) answered() {
 	c.busy--
 	c.since = time.Now()
-	return nil
+}
+
+// lose notes what was put and is not known to be durable.
+func (c *putting) lose() {
+	c.u.mu.Lock()
+	defer c.u.mu.Unlock()
+	for _, b := range append(c.syncs, barrier{covers: c.fresh}) {
+		for id := range b.covers {
+			if c.u.lost == nil {
+				c.u.lost = map[chunker.ID]struct{}{}
+			}
+			c.u.lost[id] = struct{}{}
+		}
+	}
+	c.u.broken = c.err
 }

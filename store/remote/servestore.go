@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"io"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -22,14 +23,24 @@ func (s *server) store(all context.Context) error {
 		offer []chunker.ID
 	}
 	jobs := make(chan job)
+	var pending sync.WaitGroup // jobs that are not done
 	heard := make(chan error, 1)
 	submit := func(j job) error {
+		pending.Add(1)
 		select {
 		case jobs <- j:
 			return nil
 		case <-ctx.Done():
+			pending.Done()
 			return context.Cause(ctx)
 		}
+	}
+	durable := func() error {
+		pending.Wait()
+		if err := store.Sync(ctx, s.o.Sink); err != nil {
+			return err
+		}
+		return s.send(appendEmpty(nil, kindSync), nil)
 	}
 	go func() { // ends when the client leaves, or with Serve
 		for {
@@ -40,8 +51,8 @@ func (s *server) store(all context.Context) error {
 				err = submit(job{chunk: f})
 			case f.kind == kindOffer:
 				err = submit(job{offer: append([]chunker.ID(nil), f.ids...)})
-			case f.kind == kindGoodbye:
-				err = errGoodbye
+			case f.kind == kindSync:
+				err = durable()
 			case f.kind == kindAbort:
 				err = f.abort
 			default:
@@ -55,21 +66,23 @@ func (s *server) store(all context.Context) error {
 	}()
 	quit := make(chan struct{})
 	limit := cmp.Or(s.o.MaxChunk, chunker.MaxSize)
+	work := func(j job) error {
+		if j.offer != nil {
+			return s.offered(ctx, j.offer)
+		}
+		if err := s.keep(ctx, j.chunk, limit, anyDigest...); err != nil {
+			return err
+		}
+		return s.send(appendID(nil, kindStored, j.chunk.id), nil)
+	}
 	for range s.o.Workers {
 		g.Go(func() error {
 			for {
 				select {
 				case j := <-jobs:
-					if err := s.offered(ctx, j.offer); err != nil {
-						return err
-					}
-					if j.offer != nil {
-						continue
-					}
-					if err := s.keep(ctx, j.chunk, limit, anyDigest...); err != nil {
-						return err
-					}
-					if err := s.send(appendID(nil, kindStored, j.chunk.id), nil); err != nil {
+					err := work(j)
+					pending.Done()
+					if err != nil {
 						return err
 					}
 				case <-quit:
@@ -80,15 +93,14 @@ func (s *server) store(all context.Context) error {
 			}
 		})
 	}
-	var end error
 	g.Go(func() error {
 		select {
-		case end = <-heard:
+		case err := <-heard:
 			close(quit)
-			if end == errGoodbye || end == io.EOF {
+			if err == io.EOF {
 				return nil
 			}
-			return end
+			return err
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -96,10 +108,7 @@ func (s *server) store(all context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if err := store.Sync(all, s.o.Sink); err != nil || end == io.EOF {
-		return err
-	}
-	return s.send(appendEmpty(nil, kindGoodbye), nil)
+	return store.Sync(all, s.o.Sink)
 }
 
 // offered says of each id whether the sink has it.

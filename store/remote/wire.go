@@ -33,12 +33,13 @@ const (
 	// castor's own, which only those see who announced featureOffer.
 	kindOffer  kind = 0x3a0f5d3c9e17b2c4 // ids that the client could send
 	kindStored kind = 0x8d41e6a27bf0935d // an id that the store has
+	kindSync   kind = 0x6b1f84d2c50e97a3 // asks whether all that was stored is durable, and says so
 )
 
 var kindNames = map[kind]string{
 	kindHello: "HELLO", kindIndex: "INDEX", kindIndexEOF: "INDEX_EOF", kindArchive: "ARCHIVE", kindArchiveEOF: "ARCHIVE_EOF",
 	kindRequest: "REQUEST", kindChunk: "CHUNK", kindMissing: "MISSING", kindGoodbye: "GOODBYE", kindAbort: "ABORT",
-	kindOffer: "OFFER", kindStored: "STORED",
+	kindOffer: "OFFER", kindStored: "STORED", kindSync: "SYNC",
 }
 
 func (k kind) String() string {
@@ -239,7 +240,7 @@ func (k kind) fits(n int) bool {
 		return n == 8
 	case kindIndex, kindArchive:
 		return n >= 1
-	case kindIndexEOF, kindArchiveEOF, kindGoodbye:
+	case kindIndexEOF, kindArchiveEOF, kindGoodbye, kindSync:
 		return n == 0
 	case kindRequest:
 		return n >= 8+idSize && (n-8)%idSize == 0

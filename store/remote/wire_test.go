@@ -56,7 +56,7 @@ func samples() []frame {
 		{kind: kindRequest, flags: flagHigh, ids: ids}, {kind: kindOffer, ids: ids},
 		{kind: kindChunk, flags: flagZipped, id: ids[1], data: []byte("x")},
 		{kind: kindChunk, id: ids[1], data: make([]byte, 3<<20)},
-		{kind: kindMissing, id: ids[0]}, {kind: kindStored, id: ids[0]},
+		{kind: kindMissing, id: ids[0]}, {kind: kindStored, id: ids[0]}, {kind: kindSync},
 		{kind: kindGoodbye}, {kind: kindAbort, abort: &AbortError{Errno: 5, Reason: "why"}},
 	}
 }
