@@ -22,6 +22,15 @@ type job struct {
 // does not belong to it.
 var errPolluted = errors.New("an object is not what it should be")
 
+// fetching is one call of fetch. Its methods run on the goroutine of the session.
+type fetching struct {
+	*Session
+	todo    []uint32  // groups whose objects are still to come, in order
+	jobs    chan *job // for the workers, and back from them
+	done    chan *job
+	working int // jobs that are not back
+}
+
 // fetch receives the objects of the groups todo, which are in order. It passes each to
 // accept, on several goroutines: an error that wraps errPolluted makes it be fetched
 // again, any other ends fetch. The limit of the length of an object of chunks is max.
@@ -34,90 +43,114 @@ func (s *Session) fetch(ctx context.Context, todo []uint32, max func(ord uint32)
 	for _, n := range s.senders {
 		n.heard = now
 	}
-	todo = slices.Clone(todo)
 	workers := runtime.GOMAXPROCS(0)
-	jobs := make(chan *job, maxWindow+2*workers)
-	done := make(chan *job, maxWindow+2*workers)
+	room := maxWindow + 2*workers
+	f := &fetching{Session: s, todo: slices.Clone(todo), jobs: make(chan *job, room), done: make(chan *job, room)}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer close(jobs)
+	defer close(f.jobs)
 	for range workers {
 		wg.Go(func() {
-			for j := range jobs {
+			for j := range f.jobs {
 				if ctx.Err() == nil {
 					j.err = j.finish(accept)
 				}
-				done <- j
+				f.done <- j
 			}
 		})
 	}
-	working := 0
-	takeBack := func(j *job) error {
-		working--
-		s.memory -= int64(len(j.p.data))
-		switch {
-		case j.err == nil:
-			j.from.proven = true
-			s.useful = time.Now()
-		case errors.Is(j.err, errPolluted):
-			j.from.strikes++
-			if s.o.Log != nil {
-				s.o.Log.Warn("multicast: what was received is wrong and is thrown away", "error", j.err)
-			}
-			i, _ := slices.BinarySearch(todo, j.group.ord)
-			todo = slices.Insert(todo, i, j.group.ord)
-		default:
-			return j.err
-		}
-		return nil
+	defer f.abandon()
+	if err := f.run(ctx); err != nil {
+		return f.todo, err
 	}
-	defer func() {
-		for _, g := range s.joined {
-			s.leave(g)
-		}
-		for ; working > 0 && err != nil; working-- {
-			j := <-done
-			s.memory -= int64(len(j.p.data))
-		}
-	}()
+	return nil, nil
+}
+
+// run returns when every object has been accepted.
+func (f *fetching) run(ctx context.Context) error {
 	next := time.Now()
-	for len(todo) > 0 || working > 0 {
-		for more := true; more; {
-			select {
-			case j := <-done:
-				if err := takeBack(j); err != nil {
-					return todo, err
-				}
-			default:
-				more = false
-			}
+	for len(f.todo) > 0 || f.working > 0 {
+		if err := f.takeBack(); err != nil {
+			return err
 		}
 		if now := time.Now(); !now.Before(next) {
 			if late := now.Sub(next); late > cutOff {
-				s.excuse(late)
+				f.excuse(late)
 			}
 			next = now.Add(tick)
-			if err := s.tick(now, todo); err != nil && working == 0 {
-				return todo, err
+			if err := f.tick(now, f.todo); err != nil && f.working == 0 {
+				return err
 			}
 		}
-		if err := s.read(ctx, next); err != nil {
-			return todo, err
+		if err := f.read(ctx, next); err != nil {
+			return err
 		}
-		for _, g := range s.joined {
-			if !g.full {
-				continue
-			}
-			if j := s.whole(g); j != nil {
-				working++
-				jobs <- j
-				if i, ok := slices.BinarySearch(todo, g.ord); ok {
-					todo = slices.Delete(todo, i, i+1)
-				}
+		f.handOver()
+	}
+	return nil
+}
+
+// handOver gives what is whole to the workers.
+func (f *fetching) handOver() {
+	for _, g := range f.joined {
+		if !g.full {
+			continue
+		}
+		if j := f.whole(g); j != nil {
+			f.working++
+			f.jobs <- j
+			if i, ok := slices.BinarySearch(f.todo, g.ord); ok {
+				f.todo = slices.Delete(f.todo, i, i+1)
 			}
 		}
 	}
-	return nil, nil
+}
+
+// takeBack takes in what the workers are done with, without waiting.
+func (f *fetching) takeBack() error {
+	for {
+		select {
+		case j := <-f.done:
+			if err := f.accepted(j); err != nil {
+				return err
+			}
+		default:
+			return nil
+		}
+	}
+}
+
+// accepted takes in an object that a worker is done with. What is polluted is to come
+// once more.
+func (f *fetching) accepted(j *job) error {
+	f.working--
+	f.memory -= int64(len(j.p.data))
+	switch {
+	case j.err == nil:
+		j.from.proven = true
+		f.useful = time.Now()
+	case errors.Is(j.err, errPolluted):
+		j.from.strikes++
+		if f.o.Log != nil {
+			f.o.Log.Warn("multicast: what was received is wrong and is thrown away", "error", j.err)
+		}
+		i, _ := slices.BinarySearch(f.todo, j.group.ord)
+		f.todo = slices.Insert(f.todo, i, j.group.ord)
+	default:
+		return j.err
+	}
+	return nil
+}
+
+// abandon leaves all groups, and waits for what the workers still have.
+func (f *fetching) abandon() {
+	for _, g := range f.joined {
+		f.leave(g)
+	}
+	for ; f.working > 0; f.working-- {
+		j := <-f.done
+		f.memory -= int64(len(j.p.data))
+	}
 }
 
 // whole takes the object of a full group out of the session, and leaves the group. It is
