@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times castor serve beside nginx, and extracting from them beside casync.
+"""Times castor serve beside nginx and a bare file server, and extracting from them beside casync.
 
     docs/bench/serve.py [--rounds N] [--size BYTES] [--dir DIR] [--seconds N]
 
@@ -8,7 +8,8 @@ All programs take turns within each round; medians are compared.
 
   chunks    wrk asks for all chunks of the store in a random order, over 32
             connections, as often as it can; requests a second, and the processor time
-            of the server for each
+            of the server for each; beside nginx, a file server of nothing but Go's
+            library, with the same setting of its garbage collector
   extract   castor extract from castor serve, from nginx and from an S3 server, beside
             casync extract from nginx, into a new file; the caches of the system are
             warm, those of the programs empty
@@ -37,6 +38,20 @@ CASTOR = f'{work}/castor'
 here = os.path.dirname(os.path.abspath(__file__))
 subprocess.run(['go', 'build', '-trimpath', '-o', CASTOR, './cmd/castor'], cwd=f'{here}/../..', check=True, env={**os.environ, 'CGO_ENABLED': '0'})
 
+BARE = '''package main
+
+import (
+	"net/http"
+	"os"
+)
+
+func main() { panic(http.ListenAndServe(os.Args[1], http.FileServer(http.Dir(os.Args[2])))) }
+'''
+os.makedirs(f'{work}/bare', exist_ok=True)
+with open(f'{work}/bare/main.go', 'w') as f:
+    f.write(BARE)
+subprocess.run(['go', 'build', '-o', f'{work}/bareserver', f'{work}/bare/main.go'], check=True, env={**os.environ, 'CGO_ENABLED': '0'})
+
 LUA = '''
 local paths, at = {}, 0
 function init() for l in io.lines('%s/urls') do paths[#paths + 1] = wrk.format('GET', l) end end
@@ -59,8 +74,8 @@ def free_port():
         return s.getsockname()[1]
 
 
-def begin(*cmd, port):
-    p = subprocess.Popen(cmd, cwd=work)
+def begin(*cmd, port, **env):
+    p = subprocess.Popen(cmd, cwd=work, env={**os.environ, **env})
     for _ in range(200):
         try:
             socket.create_connection(('127.0.0.1', port)).close()
@@ -115,11 +130,12 @@ try:
         f.writelines(f'/default.castr{u}\n' for u in urls)
     with open(f'{work}/wrk.lua', 'w') as f:
         f.write(LUA % work)
-    ports = {'nginx': free_port(), 'castor': free_port(), 's3': free_port()}
+    ports = {name: free_port() for name in ('nginx', 'bare', 'castor', 's3')}
     with open(f'{work}/nginx.conf', 'w') as f:
         f.write(NGINX.format(w=work, port=ports['nginx'], user='user root;' if os.geteuid() == 0 else ''))
     server = {
         'nginx': begin('nginx', '-e', f'{work}/nginx.log', '-c', f'{work}/nginx.conf', port=ports['nginx']),
+        'bare': begin(f'{work}/bareserver', f'127.0.0.1:{ports["bare"]}', work, port=ports['bare'], GOGC='400'),
         'castor': begin(CASTOR, 'serve', '-q', '--index-dir', work, '--listen', f'127.0.0.1:{ports["castor"]}', port=ports['castor']),
     }
     os.makedirs(f'{work}/s3/images', exist_ok=True)
