@@ -343,3 +343,32 @@ func TestAnotherHost(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestPromptGoodbye has the other side say goodbye before the write of the last frame has
+// returned here: everything was sent.
+func TestPromptGoodbye(t *testing.T) {
+	u := &pusher{piece: kindArchive, eof: kindArchiveEOF}
+	conn, err := sshexec.Start(t.Context(), sshexec.Host{Name: "host"}, &sshexec.Options{Program: script(t, "exec cat")}, "cat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	u.p = &peer{conn: conn}
+	u.write.Lock()
+	done := make(chan error)
+	go func() { done <- u.sendFile(t.Context(), strings.NewReader("")) }()
+	for end := time.Now().Add(10 * time.Second); !u.sent.Load(); {
+		if time.Now().After(end) {
+			t.Fatal("not known to be sent until it is")
+		}
+		select {
+		case err := <-done:
+			t.Fatalf("sent before it could be: %v", err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	u.write.Unlock()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
