@@ -27,6 +27,7 @@ import (
 	"github.com/castorsync/castor/store"
 	"github.com/castorsync/castor/store/httpstore"
 	"github.com/castorsync/castor/store/storetest"
+	"github.com/castorsync/castor/store/transfer"
 )
 
 // holding returns a store in memory that has chunks.
@@ -296,7 +297,7 @@ func TestStalledUpload(t *testing.T) {
 	}
 }
 
-// TestNobody asks a port at which nobody listens, until somebody does.
+// TestNobody asks a port at which nobody listens, and again when somebody has.
 func TestNobody(t *testing.T) {
 	c := storetest.Chunk(1, 5000)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -306,24 +307,33 @@ func TestNobody(t *testing.T) {
 	addr := l.Addr().String()
 	l.Close()
 	o := quick()
-	o.Retries = 2
-	if _, err := open(t, "http://"+addr, o).Get(t.Context(), c.ID); err == nil || !strings.Contains(err.Error(), "refused (tried 3 times)") {
-		t.Errorf("error %v", err)
-	}
-	o.Retries, o.Backoff = 10, 50*time.Millisecond
+	o.Retries, o.Servers = 2, new(transfer.Servers)
 	s := open(t, "http://"+addr, o)
+	if _, err := s.Get(t.Context(), c.ID); err == nil || !strings.HasSuffix(err.Error(), "connection refused") {
+		t.Errorf("nobody was ever there: error %v", err)
+	}
 	h := handler(t, httpstore.HandlerOptions{Source: holding(t, c)})
-	time.AfterFunc(150*time.Millisecond, func() {
+	serve := func() *http.Server {
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			t.Error(err)
-			return
+			return nil
 		}
 		srv := httpstore.Server(h, nil)
 		go srv.Serve(l)
 		t.Cleanup(func() { srv.Close() })
-	})
+		return srv
+	}
+	first := serve()
 	checkGet(t, s, c)
+	first.Close()
+	if _, err := s.Get(t.Context(), c.ID); err == nil || !strings.Contains(err.Error(), "(tried 3 times)") {
+		t.Errorf("somebody was there: error %v", err)
+	}
+	o.Retries, o.Backoff = 20, 50*time.Millisecond
+	again := open(t, "http://"+addr, o) // which has never asked, but others have
+	time.AfterFunc(150*time.Millisecond, func() { serve() })
+	checkGet(t, again, c)
 }
 
 // TestCancel ends a context in each phase of a request.
@@ -725,4 +735,35 @@ func (w *cutter) Write(b []byte) (int, error) {
 		panic(http.ErrAbortHandler)
 	}
 	return w.ResponseWriter.Write(b)
+}
+
+// TestContradictions has a server refuse one form, and then the other: it is not taken for
+// one that knows neither, of which nobody would be asked anything.
+func TestContradictions(t *testing.T) {
+	a, b, c := storetest.Chunk(1, 100), storetest.Chunk(2, 100), storetest.Chunk(3, 100)
+	var both sync.WaitGroup // the requests for plain chunks: the second comes before the first is answered
+	both.Add(2)
+	s := open(t, start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		code := http.StatusNotFound
+		isPlain := !strings.HasSuffix(r.URL.Path, ".cacnk")
+		if strings.Contains(r.URL.Path, a.ID.String()) && !isPlain || strings.Contains(r.URL.Path, b.ID.String()) && isPlain {
+			code = http.StatusBadRequest
+		}
+		if isPlain && !strings.Contains(r.URL.Path, c.ID.String()) {
+			both.Done()
+			both.Wait()
+		}
+		w.WriteHeader(code)
+	})), nil)
+	var wg sync.WaitGroup
+	for _, c := range []store.Chunk{a, b} {
+		wg.Go(func() { s.Has(t.Context(), c.ID) })
+	}
+	wg.Wait()
+	if has, err := s.Has(t.Context(), c.ID); has || err != nil {
+		t.Errorf("Has = %v, %v", has, err)
+	}
+	if got, err := s.Get(t.Context(), c.ID); !store.Missing(err) {
+		t.Errorf("Get = %d bytes, %v", len(got.Data), err)
+	}
 }

@@ -75,6 +75,7 @@ type pusher struct {
 	digest     chunker.Digest
 	limit      int
 	src        store.Getter
+	sent       atomic.Bool // the end of the file is on its way
 
 	write sync.Mutex // held while a frame is written
 	stats PushStats  // guarded by write
@@ -128,18 +129,13 @@ func (u *pusher) session(ctx context.Context, r io.Reader) error {
 		}
 	})
 	defer stop()
-	var sent atomic.Bool
-	g.Go(func() error {
-		err := u.sendFile(ctx, r)
-		sent.Store(true)
-		return err
-	})
+	g.Go(func() error { return u.sendFile(ctx, r) })
 	for range pushWorkers {
 		g.Go(func() error { return u.sendChunks(ctx) })
 	}
 	g.Go(func() error {
 		err := u.listen()
-		if err == errGoodbye && !sent.Load() {
+		if err == errGoodbye && !u.sent.Load() {
 			err = protocolError("GOODBYE before everything was sent")
 		}
 		return err
@@ -164,6 +160,7 @@ func (u *pusher) sendFile(ctx context.Context, r io.Reader) error {
 		}
 		switch {
 		case err == io.EOF || err == io.ErrUnexpectedEOF:
+			u.sent.Store(true) // before the other side can answer it
 			u.send(appendEmpty(buf, u.eof), nil)
 			return nil
 		case err != nil:

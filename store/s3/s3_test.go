@@ -158,7 +158,7 @@ func TestRefusals(t *testing.T) {
 		"wrong secret":     {g.URL("p"), wrongSecret, fs.ErrPermission, "is the secret key right?"},
 		"no credentials":   {g.URL("p"), none, fs.ErrPermission, "no credentials were found"},
 		"no bucket":        {strings.Replace(g.URL("p"), "/bucket", "/no-such", 1), keyed(), nil, `there is no bucket "no-such"`},
-		"no server":        {"s3+http://" + closed.Addr().String() + "/bucket", few, nil, "connection refused (tried 2 times)"},
+		"no server":        {"s3+http://" + closed.Addr().String() + "/bucket", few, nil, "connection refused"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			s := open(t, tt.url, tt.o)
@@ -386,10 +386,11 @@ func TestRemove(t *testing.T) {
 }
 
 // TestCollect makes and collects at the same time: every chunk that a make counts on
-// is there afterwards.
+// is there afterwards, where the server checks times as it deletes. (versitygw does both,
+// one after the other, and a busy machine lets a use come in between.)
 func TestCollect(t *testing.T) {
-	g := tests3.Start(t)
-	url := g.URL("p")
+	f := &fake{}
+	url := f.serve(t) + "/p"
 	const n = 200
 	chunks := make([]store.Chunk, n)
 	s := open(t, url, keyed())
@@ -400,9 +401,7 @@ func TestCollect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range chunks {
-		g.Age(t, "p/"+name(c.ID), 48*time.Hour)
-	}
+	f.age(48 * time.Hour)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for range 3 {
