@@ -88,10 +88,10 @@ type channel struct {
 	root   chunker.ID
 	wire   wire.Channel
 	*content
-	store  store.Getter
-	symbol int   // bytes
-	packet int   // bytes on the wire
-	unique int64 // bytes of the distinct chunks, plain
+	store  atomic.Pointer[store.Getter] // of the latest offer
+	symbol int                          // bytes
+	packet int                          // bytes on the wire
+	unique int64                        // bytes of the distinct chunks, plain
 	sent   atomic.Int64
 }
 
@@ -131,7 +131,7 @@ func NewSender(links []SenderLink, o *SendOptions) *Sender {
 }
 
 // SetOffers makes offers what is sent from now on. Those whose root was offered before
-// go on undisturbed.
+// go on undisturbed, with chunks from the store that is offered now.
 func (s *Sender) SetOffers(offers []Offer) error {
 	s.setting.Lock()
 	defer s.setting.Unlock()
@@ -157,6 +157,7 @@ func (s *Sender) SetOffers(offers []Offer) error {
 		if !taken[c] {
 			taken[c] = true
 			all = append(all, c)
+			c.store.Store(&of.Store)
 		}
 	}
 	tags := map[[8]byte][]*channel{}
@@ -179,7 +180,7 @@ func (s *Sender) newChannel(of Offer, root chunker.ID) (*channel, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &channel{number: s.numbers, root: root, wire: wire.OfRoot(root, s.o.Key), content: content, store: of.Store, symbol: wire.SymbolFor(s.o.MTU)}
+	c := &channel{number: s.numbers, root: root, wire: wire.OfRoot(root, s.o.Key), content: content, symbol: wire.SymbolFor(s.o.MTU)}
 	s.numbers++
 	c.packet = perPacket + wire.DataSize(c.symbol, s.o.Key.AEAD(wire.Salt{}))
 	for n := range c.space.Chunks {

@@ -215,7 +215,11 @@ func (l *sendLink) event(e mld.Event) {
 		l.schedule.leaves(k.ch, e.Host)
 	case e.Joined:
 		if o := l.schedule.join(now, k, e.Host); o != nil {
-			if p := l.loader.payloads[k]; p != nil {
+			switch p := l.loader.payloads[k]; {
+			case p == nil:
+			case p.lacks: // maybe no longer
+				l.loader.drop(k)
+			default:
 				l.schedule.load(o, p.layout.Blocks, p.layout.Longest())
 			}
 		}
