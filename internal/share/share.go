@@ -86,7 +86,8 @@ type state struct {
 }
 
 func (s state) same(t state) bool {
-	return s.info != nil && t.info != nil && s.size == t.size && s.modified.Equal(t.modified) && os.SameFile(s.info, t.info)
+	return s.info != nil && t.info != nil && s.size == t.size && s.modified.Equal(t.modified) &&
+		ctime(s.info).Equal(ctime(t.info)) && os.SameFile(s.info, t.info)
 }
 
 func stateOf(fi fs.FileInfo) state { return state{fi.Size(), fi.ModTime(), fi} }
