@@ -1,11 +1,16 @@
 package mcast
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/castorsync/castor/mcast/mld"
+	"github.com/castorsync/castor/mcast/wire"
 	"github.com/castorsync/castor/store"
 	"github.com/castorsync/castor/store/storetest"
 )
@@ -58,5 +63,46 @@ func TestLackedForAWhile(t *testing.T) {
 		time.Sleep(2 * lingering)
 		got, result, err := d.receiveAll(d.net.receiver(0), nil)
 		d.check(got, result, err)
+	})
+}
+
+// TestJoinFlood forges joins of control groups all the time: what is sent stays below the
+// rate, and who is served goes on being served.
+func TestJoinFlood(t *testing.T) {
+	x, m := noise(t, hostileSize, 2)
+	offers := []Offer{{x, m}}
+	for i := range 300 {
+		offers = append(offers, Offer{indexOf([]byte(fmt.Sprint(i))), m})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		d := &raid{run: run{net: newMemNet(), x: x, rate: 8e6 / 8}, t: t, m: m}
+		d.ctx, d.cancel = context.WithCancel(t.Context())
+		defer d.cancel()
+		s := d.serve(d.ctx, m, SendOptions{})
+		if err := s.SetOffers(offers); err != nil {
+			t.Fatal(err)
+		}
+		d.channel = s.offered()[0]
+		var groups []netip.Addr
+		for _, ch := range s.offered() {
+			groups = append(groups, ch.wire.Group(wire.SiteScope, false, 0))
+		}
+		l := d.net.senders[0]
+		d.every(10*time.Millisecond, func(i int) {
+			for _, g := range groups {
+				l.events <- mld.Event{Group: g, Host: hostNumber(1e6 + i), Joined: true}
+			}
+		})
+		time.Sleep(time.Second)
+		begin, before := time.Now(), d.net.sentBytes()
+		got, result, err := d.receiveAll(d.net.receiver(0), nil)
+		d.check(got, result, err)
+		took := time.Since(begin)
+		if rate := float64(d.net.sentBytes()-before) / took.Seconds(); rate > 1.05*d.rate {
+			t.Errorf("%.0f bytes a second, want at most %.0f", rate, d.rate)
+		}
+		if took > 10*time.Second {
+			t.Errorf("took %v", took)
+		}
 	})
 }
