@@ -3,6 +3,7 @@ package mcast
 import (
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -203,18 +204,27 @@ func tagOf(group netip.Addr) [8]byte {
 	return [8]byte(a[2:])
 }
 
-// find returns the object of a group.
-func (s *Sender) find(group netip.Addr) (k objectKey, ok bool) {
-	s.mu.Lock()
-	some := s.byTag[tagOf(group)]
-	s.mu.Unlock()
-	for _, c := range some {
-		ord, mine := c.wire.Ordinal(group)
-		if mine && int64(ord) < int64(c.space.Total()) && group == c.wire.Group(s.o.Scope, s.o.SSM, ord) {
-			return objectKey{c, ord}, true
+// find returns the object of a group; of source-specific ones several may share it.
+func (s *Sender) find(group netip.Addr) iter.Seq[objectKey] {
+	return func(yield func(objectKey) bool) {
+		s.mu.Lock()
+		some := s.byTag[tagOf(group)]
+		s.mu.Unlock()
+		for _, c := range some {
+			ord, mine := c.wire.Ordinal(group)
+			if mine && int64(ord) < int64(c.space.Total()) && group == c.wire.Group(s.o.Scope, s.o.SSM, ord) && !yield(objectKey{c, ord}) {
+				return
+			}
 		}
 	}
-	return k, false
+}
+
+// wanted reports whether anything is sent to a group if somebody listens to it.
+func (s *Sender) wanted(group netip.Addr) bool {
+	for range s.find(group) {
+		return true
+	}
+	return s.named(group) != nil
 }
 
 // Run sends until ctx ends or a link fails, and returns the cause.

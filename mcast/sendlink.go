@@ -86,9 +86,8 @@ func (l *sendLink) run(ctx context.Context) error {
 	defer wg.Wait()
 	defer cancel(context.Canceled)
 	l.newSalt()
-	wanted := func(g netip.Addr) bool { _, ok := l.find(g); return ok || l.named(g) != nil }
 	wg.Go(func() {
-		err := l.link.Listen(ctx, wanted, func(e mld.Event) {
+		err := l.link.Listen(ctx, l.wanted, func(e mld.Event) {
 			select {
 			case l.events <- e:
 			case <-ctx.Done():
@@ -204,10 +203,14 @@ func (l *sendLink) forget() {
 func (l *sendLink) event(e mld.Event) {
 	now := time.Now()
 	l.nameEvent(now, e)
-	k, ok := l.find(e.Group)
-	if !ok {
-		return
+	for k := range l.find(e.Group) {
+		l.objectEvent(now, k, e)
 	}
+}
+
+// objectEvent takes in who comes to the group of an object, or the control group, and who
+// leaves.
+func (l *sendLink) objectEvent(now time.Time, k objectKey, e mld.Event) {
 	switch {
 	case k.ord == 0 && e.Joined:
 		if l.schedule.listens(now, k.ch, e.Host) {
