@@ -111,8 +111,9 @@ func (f *extractFlags) followName(ctx context.Context, a *app, loc, dest string)
 			}()
 			return mcast.Await(ctx, links, m.Name, signer, after, &mcast.ReceiveOptions{Key: key, Scope: m.Scope, Source: m.From, Log: a.log})
 		},
-		extract: func(ctx context.Context, n wire.Name) error {
+		extract: func(ctx context.Context, n wire.Name, ready func() error) error {
 			g := *f
+			g.ready = ready
 			g.sources = sources{stores: f.stores, cache: f.cache, seeds: f.seeds, key: f.key}
 			return g.run(ctx, a, atRoot(loc, m, n.Root), dest, "")
 		},
@@ -163,9 +164,9 @@ type follower struct {
 	log    *slog.Logger
 	say    func(format string, args ...any)
 
-	await   func(ctx context.Context, after uint64) (wire.Name, error) // waits for a version greater than after
-	extract func(ctx context.Context, n wire.Name) error
-	command func(ctx context.Context, n wire.Name) error // nil: none
+	await   func(ctx context.Context, after uint64) (wire.Name, error)       // waits for a version greater than after
+	extract func(ctx context.Context, n wire.Name, ready func() error) error // calls ready before a file is replaced
+	command func(ctx context.Context, n wire.Name) error                     // nil: none
 }
 
 // After a failure, a follower waits from followLeast, twice as long each time, to
@@ -236,21 +237,24 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// apply extracts a version, remembers it and runs the command.
+// apply extracts a version, remembers it and runs the command. A version is remembered
+// before it takes its place: whenever this ends, what is there is not higher.
 func (f *follower) apply(ctx context.Context, st *followed, n wire.Name) error {
 	f.say("%s: version %d of %s, root %v", f.name, n.Version, time.Unix(n.Time, 0).UTC().Format(time.DateTime), n.Root)
-	if err := f.extract(ctx, n); err != nil {
+	remember := func() error {
+		*st = followed{version: n.Version, root: n.Root}
+		return f.save(*st)
+	}
+	if err := f.extract(ctx, n, remember); err != nil {
 		return err
 	}
-	*st = followed{n.Version, n.Root, f.command == nil}
-	if err := f.save(*st); err != nil {
+	if err := remember(); err != nil { // what is right as it was, or a tree
 		return err
 	}
-	if f.command == nil {
-		return nil
-	}
-	if err := f.command(ctx, n); err != nil {
-		return err
+	if f.command != nil {
+		if err := f.command(ctx, n); err != nil {
+			return err
+		}
 	}
 	st.done = true
 	return f.save(*st)
@@ -260,11 +264,11 @@ func (f *follower) apply(ctx context.Context, st *followed, n wire.Name) error {
 type followed struct {
 	version uint64 // 0: none
 	root    chunker.ID
-	done    bool // the command has succeeded too, or there was none
+	done    bool // it is in its place, and the command has succeeded or there was none
 }
 
-// after returns the version that the next one must be greater than. One whose command
-// has not succeeded, or which is gone, is wanted again.
+// after returns the version that the next one must be greater than. One that is not done,
+// or which is gone, is wanted again.
 func (f *follower) after(st followed) uint64 {
 	if st.version == 0 {
 		return 0
