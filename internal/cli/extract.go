@@ -91,7 +91,7 @@ SIGTERM end it.`,
 				return usagef("%s is not the index of an archive: there is no %s in it", args[0], args[2])
 			}
 			if f.follow {
-				return f.followName(cmd.Context(), a, args[0], args[1])
+				return f.followName(cmd.Context(), a, args[0], args[1], pathIn(args, 2))
 			}
 			return f.run(cmd.Context(), a, args[0], args[1], pathIn(args, 2))
 		},

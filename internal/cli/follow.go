@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -54,8 +55,8 @@ func (f *followFlags) check() error {
 	return nil
 }
 
-// followName extracts each new version of a name until a signal comes.
-func (f *extractFlags) followName(ctx context.Context, a *app, loc, dest string) error {
+// followName extracts each new version of a name, or sub of it, until a signal comes.
+func (f *extractFlags) followName(ctx context.Context, a *app, loc, dest, sub string) error {
 	if !location.IsMulticast(loc) {
 		return usagef("--follow: want mcast://INTERFACE/NAME as INDEX, not %s", loc)
 	}
@@ -70,19 +71,23 @@ func (f *extractFlags) followName(ctx context.Context, a *app, loc, dest string)
 		return usagef("%s: %w", loc, err)
 	}
 	if f.dryRun || dest == "-" {
-		return usagef("--follow: want a file or a block device to write")
+		return usagef("--follow: want a file, a block device or a directory to write")
 	}
 	state := f.state
 	if fi, err := os.Stat(dest); err == nil {
 		switch {
 		case blockdev.Is(fi.Mode()) && state == "":
 			return usagef("--follow: name a file beside no device to remember the version of %s in, with --state", dest)
-		case !fi.Mode().IsRegular() && !blockdev.Is(fi.Mode()):
-			return usagef("--follow: %s is neither a file nor a block device", dest)
+		case !fi.Mode().IsRegular() && !fi.IsDir() && !blockdev.Is(fi.Mode()):
+			return usagef("--follow: %s is neither a file, a block device nor a directory", dest)
 		}
 	}
 	if state == "" {
-		state = dest + ".castor-version"
+		abs, err := filepath.Abs(dest) // beside a directory, not in it
+		if err != nil {
+			return err
+		}
+		state = abs + ".castor-version"
 	}
 	key, err := readKey(f.key)
 	if err != nil {
@@ -113,9 +118,9 @@ func (f *extractFlags) followName(ctx context.Context, a *app, loc, dest string)
 		},
 		extract: func(ctx context.Context, n wire.Name, ready func() error) error {
 			g := *f
-			g.ready = ready
+			g.ready, g.followFlags = ready, followFlags{}
 			g.sources = sources{stores: f.stores, cache: f.cache, seeds: f.seeds, key: f.key}
-			return g.run(ctx, a, atRoot(loc, m, n.Root), dest, "")
+			return g.run(ctx, a, atRoot(loc, m, n.Root), dest, sub)
 		},
 	}
 	if f.exec != "" {
