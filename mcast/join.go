@@ -17,7 +17,8 @@ type group struct {
 
 	patience time.Duration // without a packet, before that
 	from     map[*sender]*partial
-	full     bool
+	full     bool // an object has come whole
+	trial    bool // one that has is being looked at, and may be wrong
 }
 
 // leave leaves a group and forgets what has come of its object.
@@ -130,7 +131,7 @@ func (s *Session) shrink(counted int) {
 		if counted <= s.window.size {
 			return
 		}
-		if len(g.from) == 0 {
+		if len(g.from) == 0 && !g.trial {
 			s.leave(g)
 			counted--
 		}

@@ -207,3 +207,9 @@ func (r *memReceiver) Read(p []Packet) (int, error) {
 	}
 	return len(p), nil
 }
+
+func (n *memNet) sentBytes() int64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.bytes
+}

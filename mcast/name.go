@@ -230,10 +230,9 @@ func (l *sendLink) announceName(now time.Time, group netip.Addr, g *nameGroup, n
 	}
 	l.seq++
 	g.seq++
-	l.stats.announcements.Add(1)
 	size := float64(len(l.packets) + perPacket)
 	l.listened.free = later(l.listened.free, now, size/(nameShare*l.o.Rate))
-	l.send(group, len(l.packets), 1)
+	l.sendAnnouncement(group)
 }
 
 // gatherNames is how long a receiver still listens when it has heard a name: several

@@ -37,15 +37,7 @@ func (s *Session) symbol(now time.Time, g *group, n *sender, h wire.Header, symb
 		g.from[n] = p
 	}
 	p.odd = 0
-	// A gap in the numbers is loss; a step back is a packet that came late.
-	if gap := int16(h.GroupSeq - p.seq); gap >= 0 && gap < 1000 {
-		s.expected += int(gap) + 1
-		s.progress.Lost += int64(gap)
-	}
-	s.got++
-	if d := int16(h.GroupSeq - p.seq); d >= 0 || d < -1000 {
-		p.seq = h.GroupSeq + 1
-	}
+	s.count(n, p, h.GroupSeq)
 	if int(h.Block) >= len(p.blocks) {
 		return
 	}
@@ -58,6 +50,23 @@ func (s *Session) symbol(now time.Time, g *group, n *sender, h wire.Header, symb
 		if p.left--; p.left == 0 {
 			g.full = true
 		}
+	}
+}
+
+// count takes in the number of a packet: a gap is loss; a step back is a packet that came
+// late. Only senders to go by tell loss, as it makes the window smaller.
+func (s *Session) count(n *sender, p *partial, seq uint16) {
+	d := int16(seq - p.seq)
+	if d >= 0 || d < -1000 {
+		p.seq = seq + 1
+	}
+	if !n.proven && n != s.best() {
+		return
+	}
+	s.got++
+	if d >= 0 && d < 1000 {
+		s.expected += int(d) + 1
+		s.progress.Lost += int64(d)
 	}
 }
 

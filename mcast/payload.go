@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/castorsync/castor/internal/bufpool"
 	"github.com/castorsync/castor/mcast/fec"
+	"github.com/castorsync/castor/mcast/wire"
 )
 
 // payload is an object ready to be sent.
@@ -15,6 +17,7 @@ type payload struct {
 	data   []byte   // padded
 	repair []repair // by block
 	used   uint64
+	lacks  bool // some chunks are absent
 }
 
 // repair is a run of the repair symbols of a block, those that are sent next: all of
@@ -58,13 +61,20 @@ func (p *payload) symbol(block, esi int, scratch []byte) (symbol []byte, grown i
 	return r.symbols[(n-r.first)*size:][:size], grown
 }
 
+// lacks reports whether chunks are absent in the object of a group.
+func (c *content) lacks(ord uint32, object []byte) bool {
+	from, to := c.space.ChunkRange(ord)
+	parts, err := wire.ParseDirectory(object, to-from)
+	return err == nil && slices.ContainsFunc(parts, func(p wire.Part) bool { return p.Form == wire.Absent })
+}
+
 // payload makes the object of a group ready to be sent.
 func (c *channel) payload(ctx context.Context, ord uint32) (*payload, error) {
-	b, err := c.object(ctx, ord, c.store, c.symbol)
+	b, err := c.object(ctx, ord, *c.store.Load(), c.symbol)
 	if err != nil {
 		return nil, err
 	}
-	p := &payload{layout: fec.NewLayout(int64(len(b)), c.symbol)}
+	p := &payload{layout: fec.NewLayout(int64(len(b)), c.symbol), lacks: c.lacks(ord, b)}
 	if p.layout.Blocks > math.MaxUint16 || int64(len(b)) > math.MaxUint32 {
 		return nil, fmt.Errorf("an object of %d bytes is too large to be sent", len(b))
 	}

@@ -268,7 +268,7 @@ func (s *Session) packet(now time.Time, p Packet) {
 	case h.Type == wire.DataType:
 		g := s.joined[h.Ordinal]
 		n := s.senders[key]
-		if g == nil || n == nil || g.full || p.Group != g.address || n.strikes >= maxStrikes || s.only != nil && n != s.only {
+		if g == nil || n == nil || g.full || p.Group != g.address || !s.believed(n) || n.lacks[g.ord] {
 			return
 		}
 		if symbol, err := n.open(h, p.Data); err == nil && len(symbol) == n.Symbol {
@@ -311,12 +311,12 @@ func (s *Session) indexOf(ctx context.Context, n *sender) (*index.Index, error) 
 	}
 	var mu sync.Mutex
 	none := func(uint32) int64 { return 0 }
-	if _, err := s.fetch(ctx, todo, none, func(ord uint32, object []byte) error {
+	if _, err := s.fetch(ctx, todo, none, func(ord uint32, object []byte) (v verdict, err error) {
 		_, i, _ := space.Kind(ord)
 		mu.Lock()
 		defer mu.Unlock()
 		pieces[i] = bytes.Clone(object)
-		return nil
+		return v, nil // all of them together will tell
 	}); err != nil {
 		return nil, err
 	}
@@ -359,17 +359,14 @@ func (s *Session) receive(ctx context.Context, need *need, sink store.Putter) (r
 	if n := s.best(); n != nil {
 		need.bucketsOnly = n.Always
 	}
-	var mu sync.Mutex // guards r and absent
-	absent := 0
-	left, err := s.fetch(ctx, need.groups(), need.limit, func(ord uint32, object []byte) error {
-		return c.unpack(ord, object, func(n int, ch store.Chunk) error {
+	var mu sync.Mutex // guards r
+	left, err := s.fetch(ctx, need.groups(), need.limit, func(ord uint32, object []byte) (found verdict, err error) {
+		err = c.unpack(ord, object, func(n int, ch store.Chunk) error {
 			if !need.missing.Has(n) {
 				return nil
 			}
 			if ch.Data == nil && ch.Codec == nil {
-				mu.Lock()
-				defer mu.Unlock()
-				absent++
+				found.lacks = true
 				return nil
 			}
 			v, err := ch.Verify(c.index.Digest(), c.length(n))
@@ -379,6 +376,7 @@ func (s *Session) receive(ctx context.Context, need *need, sink store.Putter) (r
 			if err := sink.Put(ctx, v); err != nil {
 				return err
 			}
+			found.right = true
 			need.missing.Remove(n)
 			mu.Lock()
 			defer mu.Unlock()
@@ -386,6 +384,7 @@ func (s *Session) receive(ctx context.Context, need *need, sink store.Putter) (r
 			r.Bytes += int64(c.length(n))
 			return nil
 		})
+		return found, err
 	})
 	switch {
 	case ctx.Err() != nil:
@@ -394,8 +393,8 @@ func (s *Session) receive(ctx context.Context, need *need, sink store.Putter) (r
 		r.Err = fmt.Errorf("%w; %d groups are missing", err, len(left))
 	case err != nil:
 		return r, err
-	case absent > 0:
-		r.Err = fmt.Errorf("the sender lacks %d chunks", absent)
+	case need.missing.Count() > 0:
+		r.Err = fmt.Errorf("the sender lacks %d chunks", need.missing.Count())
 	}
 	if url := s.Announced().URL; r.Err != nil && url != "" {
 		r.Err = fmt.Errorf("%w; it says that they can be got from %q", r.Err, url)

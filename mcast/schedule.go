@@ -362,6 +362,11 @@ func (s *schedule) next(now time.Time) (b burst, wait time.Duration) {
 	return b, 0
 }
 
+// spend takes in that bytes are sent on the wire of which the schedule knows nothing.
+func (s *schedule) spend(now time.Time, bytes int) {
+	s.free = later(s.free, now, float64(bytes)/s.rate)
+}
+
 // begin notes that a fresh object is sent from now on: it is its channel's turn, and the
 // cursor goes there.
 func (s *schedule) begin(o *object) {

@@ -3,6 +3,7 @@ package mcast
 import (
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -88,10 +89,10 @@ type channel struct {
 	root   chunker.ID
 	wire   wire.Channel
 	*content
-	store  store.Getter
-	symbol int   // bytes
-	packet int   // bytes on the wire
-	unique int64 // bytes of the distinct chunks, plain
+	store  atomic.Pointer[store.Getter] // of the latest offer
+	symbol int                          // bytes
+	packet int                          // bytes on the wire
+	unique int64                        // bytes of the distinct chunks, plain
 	sent   atomic.Int64
 }
 
@@ -131,7 +132,7 @@ func NewSender(links []SenderLink, o *SendOptions) *Sender {
 }
 
 // SetOffers makes offers what is sent from now on. Those whose root was offered before
-// go on undisturbed.
+// go on undisturbed, with chunks from the store that is offered now.
 func (s *Sender) SetOffers(offers []Offer) error {
 	s.setting.Lock()
 	defer s.setting.Unlock()
@@ -157,6 +158,7 @@ func (s *Sender) SetOffers(offers []Offer) error {
 		if !taken[c] {
 			taken[c] = true
 			all = append(all, c)
+			c.store.Store(&of.Store)
 		}
 	}
 	tags := map[[8]byte][]*channel{}
@@ -179,7 +181,7 @@ func (s *Sender) newChannel(of Offer, root chunker.ID) (*channel, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &channel{number: s.numbers, root: root, wire: wire.OfRoot(root, s.o.Key), content: content, store: of.Store, symbol: wire.SymbolFor(s.o.MTU)}
+	c := &channel{number: s.numbers, root: root, wire: wire.OfRoot(root, s.o.Key), content: content, symbol: wire.SymbolFor(s.o.MTU)}
 	s.numbers++
 	c.packet = perPacket + wire.DataSize(c.symbol, s.o.Key.AEAD(wire.Salt{}))
 	for n := range c.space.Chunks {
@@ -202,18 +204,27 @@ func tagOf(group netip.Addr) [8]byte {
 	return [8]byte(a[2:])
 }
 
-// find returns the object of a group.
-func (s *Sender) find(group netip.Addr) (k objectKey, ok bool) {
-	s.mu.Lock()
-	some := s.byTag[tagOf(group)]
-	s.mu.Unlock()
-	for _, c := range some {
-		ord, mine := c.wire.Ordinal(group)
-		if mine && int64(ord) < int64(c.space.Total()) && group == c.wire.Group(s.o.Scope, s.o.SSM, ord) {
-			return objectKey{c, ord}, true
+// find returns the object of a group; of source-specific ones several may share it.
+func (s *Sender) find(group netip.Addr) iter.Seq[objectKey] {
+	return func(yield func(objectKey) bool) {
+		s.mu.Lock()
+		some := s.byTag[tagOf(group)]
+		s.mu.Unlock()
+		for _, c := range some {
+			ord, mine := c.wire.Ordinal(group)
+			if mine && int64(ord) < int64(c.space.Total()) && group == c.wire.Group(s.o.Scope, s.o.SSM, ord) && !yield(objectKey{c, ord}) {
+				return
+			}
 		}
 	}
-	return k, false
+}
+
+// wanted reports whether anything is sent to a group if somebody listens to it.
+func (s *Sender) wanted(group netip.Addr) bool {
+	for range s.find(group) {
+		return true
+	}
+	return s.named(group) != nil
 }
 
 // Run sends until ctx ends or a link fails, and returns the cause.

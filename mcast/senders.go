@@ -24,6 +24,21 @@ type sender struct {
 	brought bool // a symbol of use
 	proven  bool // an object that was right
 	bye     bool
+	lacks   map[uint32]bool // groups whose object it has not whole
+}
+
+// lack notes that the sender lacks a part of a group's object: what it sends of that is of
+// no use.
+func (n *sender) lack(ord uint32) {
+	if n.lacks == nil {
+		n.lacks = map[uint32]bool{}
+	}
+	n.lacks[ord] = true
+}
+
+// believed reports whether the symbols of n count.
+func (s *Session) believed(n *sender) bool {
+	return n.strikes < maxStrikes && (s.only == nil || n == s.only)
 }
 
 // announced takes in an announcement, of a sender that may be new.

@@ -33,7 +33,9 @@ type sendLink struct {
 	packets  []byte // scratch
 	scratch  []byte // for repair symbols
 	controls map[*channel]*control
-	fake     objectKey // that Always sends
+	due      []*channel // scratch of announce
+	free     time.Time  // when the rate allows more announcements of channels
+	fake     objectKey  // that Always sends
 	listened nameGroups
 
 	published time.Time
@@ -43,8 +45,8 @@ type sendLink struct {
 
 // control is the state of a control group.
 type control struct {
-	seq  uint16
-	next time.Time // of the next announcement
+	seq        uint16
+	last, next time.Time // announcements
 }
 
 // linkStats are shared.
@@ -84,9 +86,8 @@ func (l *sendLink) run(ctx context.Context) error {
 	defer wg.Wait()
 	defer cancel(context.Canceled)
 	l.newSalt()
-	wanted := func(g netip.Addr) bool { _, ok := l.find(g); return ok || l.named(g) != nil }
 	wg.Go(func() {
-		err := l.link.Listen(ctx, wanted, func(e mld.Event) {
+		err := l.link.Listen(ctx, l.wanted, func(e mld.Event) {
 			select {
 			case l.events <- e:
 			case <-ctx.Done():
@@ -202,20 +203,29 @@ func (l *sendLink) forget() {
 func (l *sendLink) event(e mld.Event) {
 	now := time.Now()
 	l.nameEvent(now, e)
-	k, ok := l.find(e.Group)
-	if !ok {
-		return
+	for k := range l.find(e.Group) {
+		l.objectEvent(now, k, e)
 	}
+}
+
+// objectEvent takes in who comes to the group of an object, or the control group, and who
+// leaves.
+func (l *sendLink) objectEvent(now time.Time, k objectKey, e mld.Event) {
 	switch {
 	case k.ord == 0 && e.Joined:
 		if l.schedule.listens(now, k.ch, e.Host) {
-			l.control(k.ch).next = time.Time{} // who comes wants to know at once
+			c := l.control(k.ch)
+			c.next = c.last.Add(announceLeast) // who comes wants to know at once
 		}
 	case k.ord == 0:
 		l.schedule.leaves(k.ch, e.Host)
 	case e.Joined:
 		if o := l.schedule.join(now, k, e.Host); o != nil {
-			if p := l.loader.payloads[k]; p != nil {
+			switch p := l.loader.payloads[k]; {
+			case p == nil:
+			case p.lacks: // maybe no longer
+				l.loader.drop(k)
+			default:
 				l.schedule.load(o, p.layout.Blocks, p.layout.Longest())
 			}
 		}
@@ -274,27 +284,41 @@ func (l *sendLink) send(group netip.Addr, size, count int) {
 }
 
 // How often a channel is announced while something is sent, and otherwise while
-// somebody listens.
+// somebody listens; whoever comes is answered at once, but not more often than
+// announceLeast.
 const (
-	announceBusy = 50 * time.Millisecond
-	announceIdle = 500 * time.Millisecond
+	announceBusy  = 50 * time.Millisecond
+	announceIdle  = 500 * time.Millisecond
+	announceLeast = 20 * time.Millisecond
+	announceShare = 0.1 // of the rate that announcements may take at most
+	announceBurst = 50 * time.Millisecond
 )
 
-// announce sends the announcements that are due and returns when the next one is.
+// announce sends the announcements that are due, as far as the rate allows, and returns
+// when the next one is.
 func (l *sendLink) announce(now time.Time) (wait time.Duration) {
 	wait = time.Hour
+	l.due = l.due[:0]
 	for ch := range l.schedule.channels {
-		c := l.control(ch)
-		if d := c.next.Sub(now); d > 0 {
+		if d := l.control(ch).next.Sub(now); d > 0 {
 			wait = min(wait, d)
-			continue
+		} else {
+			l.due = append(l.due, ch)
+		}
+	}
+	slices.SortFunc(l.due, func(a, b *channel) int { return l.controls[a].next.Compare(l.controls[b].next) })
+	for _, ch := range l.due {
+		if d := l.free.Add(-announceBurst).Sub(now); d > 0 { // a flood of joins
+			return min(wait, d)
 		}
 		l.announceNow(ch)
+		l.free = later(l.free, now, float64(len(l.packets)+perPacket)/(announceShare*l.o.Rate))
 		every := announceIdle
 		if l.schedule.busy(ch) {
 			every = announceBusy
 		}
-		c.next = now.Add(every)
+		c := l.control(ch)
+		c.last, c.next = now, now.Add(every)
 		wait = min(wait, every)
 	}
 	return wait
@@ -318,8 +342,14 @@ func (l *sendLink) announceNow(ch *channel) {
 	}
 	l.seq++
 	c.seq++
+	l.sendAnnouncement(ch.wire.Group(l.o.Scope, l.o.SSM, 0))
+}
+
+// sendAnnouncement sends l.packets, one announcement, which counts against the rate.
+func (l *sendLink) sendAnnouncement(group netip.Addr) {
 	l.stats.announcements.Add(1)
-	l.send(ch.wire.Group(l.o.Scope, l.o.SSM, 0), len(l.packets), 1)
+	l.schedule.spend(time.Now(), len(l.packets)+perPacket)
+	l.send(group, len(l.packets), 1)
 }
 
 // byes is how often a sender says that it stops.

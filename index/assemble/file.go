@@ -37,6 +37,10 @@ type FileOptions struct {
 
 	Planning func(done, total int64) // progress of looking through seeds and destination
 	Planned  func(*Plan)             // called with the plan before anything is written
+
+	// Ready is called when new content is whole, and before it takes the place of an old
+	// file, which stays if that is an error.
+	Ready func() error
 }
 
 // File makes the file or block device path hold the content of x, using what it
@@ -99,8 +103,18 @@ func replace(ctx context.Context, x *index.Index, path string, old fs.FileInfo, 
 	if err != nil {
 		return stats, err
 	}
+	if err := o.ready(); err != nil {
+		return stats, err
+	}
 	closeOld()
 	return stats, out.Commit(!o.NoSync)
+}
+
+func (o *FileOptions) ready() error {
+	if o.Ready == nil {
+		return nil
+	}
+	return o.Ready()
 }
 
 // update writes into an existing file or block device.
@@ -132,6 +146,9 @@ func update(ctx context.Context, x *index.Index, path string, device bool, src s
 		return Stats{}, err
 	}
 	stats, err := p.Run(ctx, Target{File: f, Fixed: device}, src, &o.Options)
+	if err == nil {
+		err = o.ready()
+	}
 	if err != nil {
 		return stats, err
 	}

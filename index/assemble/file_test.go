@@ -19,6 +19,33 @@ import (
 	"github.com/castorsync/castor/store"
 )
 
+// Ready is called when the content is whole and before it replaces a file, which it can
+// prevent.
+func TestReady(t *testing.T) {
+	old, new := noise(1, 50*kib), noise(2, 60*kib)
+	x := indexOf(t, new, small)
+	for _, inPlace := range []bool{false, true} {
+		for _, want := range []error{nil, errStop} {
+			dir := t.TempDir()
+			path := write(t, dir, "dest", old)
+			calls := 0
+			o := FileOptions{InPlace: inPlace, Ready: func() error {
+				calls++
+				if b, err := os.ReadFile(path); err != nil || !bytes.Equal(b, map[bool][]byte{false: old, true: new}[inPlace]) {
+					t.Errorf("in place %v: the file is not what it should be yet", inPlace)
+				}
+				return want
+			}}
+			if _, err := File(t.Context(), x, path, sourceOf(x, new), o); err != want || calls != 1 {
+				t.Errorf("in place %v: %d calls, error %v, want %v", inPlace, calls, err, want)
+			}
+			if b, err := os.ReadFile(path); err != nil || bytes.Equal(b, old) != (want != nil && !inPlace) {
+				t.Errorf("in place %v, %v: the old file is there, or not", inPlace, want)
+			}
+		}
+	}
+}
+
 // A destination that is right is not touched, and not a byte is asked for.
 func TestUnchanged(t *testing.T) {
 	for _, tt := range []struct {

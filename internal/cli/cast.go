@@ -41,6 +41,8 @@ type castFlags struct {
 	advertise  bool
 	v1         bool
 	metrics    string
+
+	opened sources // stores of what is offered
 }
 
 func newCast(a *app) *cobra.Command {
@@ -137,6 +139,7 @@ func (f *castFlags) run(ctx context.Context, a *app, args []string) error {
 		debug.SetGCPercent(10) // what is held is large, and little is made anew
 	}
 	s := mcast.NewSender(links, &so)
+	defer func() { f.opened.close() }()
 	p := &publisher{a: a, sender: s, key: signer, warned: map[string]bool{}}
 	if err := f.offer(a, p, args, names, false); err != nil {
 		return err
@@ -264,12 +267,13 @@ func (f *castFlags) offer(a *app, p *publisher, args []string, names []named, ag
 	}
 	var offers []mcast.Offer
 	var announced []wire.Name
+	src := sources{stores: f.stores}
+	defer func() { src.close() }()
 	for _, n := range append(all, names...) {
 		x, err := a.index(n.loc)
 		if err != nil {
 			return err
 		}
-		src := sources{stores: f.stores}
 		g, err := src.open(a, n.loc, x)
 		if err != nil {
 			return err
@@ -288,7 +292,11 @@ func (f *castFlags) offer(a *app, p *publisher, args []string, names []named, ag
 			a.say("%s: root %v, %s in %s chunks", what, x.Root(), units.Size(x.Size()), units.Count(len(x.Entries)))
 		}
 	}
-	return p.setIndexes(offers, announced)
+	if err := p.setIndexes(offers, announced); err != nil {
+		return err
+	}
+	f.opened, src = src, f.opened // those of before are closed
+	return nil
 }
 
 func newKeygen(a *app) *cobra.Command {

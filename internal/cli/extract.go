@@ -29,6 +29,7 @@ type extractFlags struct {
 	workers int
 	json    bool
 	stats   bool
+	ready   func() error // called when the content is whole, before it replaces a file; nil: nothing
 }
 
 func newExtract(a *app) *cobra.Command {
@@ -90,7 +91,7 @@ SIGTERM end it.`,
 				return usagef("%s is not the index of an archive: there is no %s in it", args[0], args[2])
 			}
 			if f.follow {
-				return f.followName(cmd.Context(), a, args[0], args[1])
+				return f.followName(cmd.Context(), a, args[0], args[1], pathIn(args, 2))
 			}
 			return f.run(cmd.Context(), a, args[0], args[1], pathIn(args, 2))
 		},
@@ -145,7 +146,7 @@ func (f *extractFlags) run(ctx context.Context, a *app, indexLoc, dest, sub stri
 	}
 	o := assemble.FileOptions{
 		Options: assemble.Options{Workers: workers, Progress: f.extracting(a, x)},
-		Seeds:   seeds, InPlace: f.inPlace, Force: f.force, NoSync: f.noSync, DryRun: f.dryRun,
+		Seeds:   seeds, InPlace: f.inPlace, Force: f.force, NoSync: f.noSync, DryRun: f.dryRun, Ready: f.ready,
 	}
 	a.meter.Start("look", 0)
 	o.Planning = func(done, total int64) { a.meter.Update(done, total, nil) }

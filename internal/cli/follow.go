@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -54,8 +55,8 @@ func (f *followFlags) check() error {
 	return nil
 }
 
-// followName extracts each new version of a name until a signal comes.
-func (f *extractFlags) followName(ctx context.Context, a *app, loc, dest string) error {
+// followName extracts each new version of a name, or sub of it, until a signal comes.
+func (f *extractFlags) followName(ctx context.Context, a *app, loc, dest, sub string) error {
 	if !location.IsMulticast(loc) {
 		return usagef("--follow: want mcast://INTERFACE/NAME as INDEX, not %s", loc)
 	}
@@ -70,19 +71,23 @@ func (f *extractFlags) followName(ctx context.Context, a *app, loc, dest string)
 		return usagef("%s: %w", loc, err)
 	}
 	if f.dryRun || dest == "-" {
-		return usagef("--follow: want a file or a block device to write")
+		return usagef("--follow: want a file, a block device or a directory to write")
 	}
 	state := f.state
 	if fi, err := os.Stat(dest); err == nil {
 		switch {
 		case blockdev.Is(fi.Mode()) && state == "":
 			return usagef("--follow: name a file beside no device to remember the version of %s in, with --state", dest)
-		case !fi.Mode().IsRegular() && !blockdev.Is(fi.Mode()):
-			return usagef("--follow: %s is neither a file nor a block device", dest)
+		case !fi.Mode().IsRegular() && !fi.IsDir() && !blockdev.Is(fi.Mode()):
+			return usagef("--follow: %s is neither a file, a block device nor a directory", dest)
 		}
 	}
 	if state == "" {
-		state = dest + ".castor-version"
+		abs, err := filepath.Abs(dest) // beside a directory, not in it
+		if err != nil {
+			return err
+		}
+		state = abs + ".castor-version"
 	}
 	key, err := readKey(f.key)
 	if err != nil {
@@ -111,10 +116,11 @@ func (f *extractFlags) followName(ctx context.Context, a *app, loc, dest string)
 			}()
 			return mcast.Await(ctx, links, m.Name, signer, after, &mcast.ReceiveOptions{Key: key, Scope: m.Scope, Source: m.From, Log: a.log})
 		},
-		extract: func(ctx context.Context, n wire.Name) error {
+		extract: func(ctx context.Context, n wire.Name, ready func() error) error {
 			g := *f
+			g.ready, g.followFlags = ready, followFlags{}
 			g.sources = sources{stores: f.stores, cache: f.cache, seeds: f.seeds, key: f.key}
-			return g.run(ctx, a, atRoot(loc, m, n.Root), dest, "")
+			return g.run(ctx, a, atRoot(loc, m, n.Root), dest, sub)
 		},
 	}
 	if f.exec != "" {
@@ -163,9 +169,9 @@ type follower struct {
 	log    *slog.Logger
 	say    func(format string, args ...any)
 
-	await   func(ctx context.Context, after uint64) (wire.Name, error) // waits for a version greater than after
-	extract func(ctx context.Context, n wire.Name) error
-	command func(ctx context.Context, n wire.Name) error // nil: none
+	await   func(ctx context.Context, after uint64) (wire.Name, error)       // waits for a version greater than after
+	extract func(ctx context.Context, n wire.Name, ready func() error) error // calls ready before a file is replaced
+	command func(ctx context.Context, n wire.Name) error                     // nil: none
 }
 
 // After a failure, a follower waits from followLeast, twice as long each time, to
@@ -236,21 +242,24 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// apply extracts a version, remembers it and runs the command.
+// apply extracts a version, remembers it and runs the command. A version is remembered
+// before it takes its place: whenever this ends, what is there is not higher.
 func (f *follower) apply(ctx context.Context, st *followed, n wire.Name) error {
 	f.say("%s: version %d of %s, root %v", f.name, n.Version, time.Unix(n.Time, 0).UTC().Format(time.DateTime), n.Root)
-	if err := f.extract(ctx, n); err != nil {
+	remember := func() error {
+		*st = followed{version: n.Version, root: n.Root}
+		return f.save(*st)
+	}
+	if err := f.extract(ctx, n, remember); err != nil {
 		return err
 	}
-	*st = followed{n.Version, n.Root, f.command == nil}
-	if err := f.save(*st); err != nil {
+	if err := remember(); err != nil { // what is right as it was, or a tree
 		return err
 	}
-	if f.command == nil {
-		return nil
-	}
-	if err := f.command(ctx, n); err != nil {
-		return err
+	if f.command != nil {
+		if err := f.command(ctx, n); err != nil {
+			return err
+		}
 	}
 	st.done = true
 	return f.save(*st)
@@ -260,11 +269,11 @@ func (f *follower) apply(ctx context.Context, st *followed, n wire.Name) error {
 type followed struct {
 	version uint64 // 0: none
 	root    chunker.ID
-	done    bool // the command has succeeded too, or there was none
+	done    bool // it is in its place, and the command has succeeded or there was none
 }
 
-// after returns the version that the next one must be greater than. One whose command
-// has not succeeded, or which is gone, is wanted again.
+// after returns the version that the next one must be greater than. One that is not done,
+// or which is gone, is wanted again.
 func (f *follower) after(st followed) uint64 {
 	if st.version == 0 {
 		return 0

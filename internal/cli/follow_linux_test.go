@@ -156,3 +156,64 @@ func TestCastTree(t *testing.T) {
 		s.end()
 	})
 }
+
+// TestFollowTree follows a directory that is shared as one tree, a part of it too, over a
+// change and a restart of the receiver.
+func TestFollowTree(t *testing.T) {
+	inCastLab(t, func(l *castLab) {
+		t := l.t
+		root := filepath.Join(t.TempDir(), "os")
+		if err := os.MkdirAll(filepath.Join(root, "etc"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write(t, []byte("not wanted\n"), root, "readme")
+		write(t, []byte("one\n"), root, "etc/issue")
+		s := l.cast(t, "--rate", "80M", "--share-tree", root)
+		for i, tt := range []struct {
+			args []string
+			in   string
+		}{
+			{[]string{"copy/"}, "copy/etc"},
+			{[]string{".", "etc"}, "etc"},
+		} {
+			follow := append([]string{"extract", "--follow", "--exec", "echo >> ../log", "mcast://eth0/os"}, tt.args...)
+			dir := filepath.Join(t.TempDir(), "here")
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			begin := func() *client {
+				return &client{process: start(t, castorOn(l.clients[i], dir, follow...)), t: t, dir: dir}
+			}
+			c := begin()
+			arrived := func(n int, want string) {
+				t.Helper()
+				waitFor(t, "the version", func() bool {
+					b, _ := os.ReadFile(filepath.Join(dir, "../log"))
+					return bytes.Count(b, []byte("\n")) == n
+				})
+				if got := string(read(t, dir, tt.in+"/issue")); got != want {
+					t.Errorf("got %q, want %q", got, want)
+				}
+			}
+			end := func() {
+				t.Helper()
+				c.signal(syscall.SIGTERM)
+				if code := c.end(); code != 143 {
+					t.Errorf("exit code %d after SIGTERM, want 143\n%s", code, c.stderr.Bytes())
+				}
+			}
+			texts := []string{"one\n", "the second\n", "the third one\n"}
+			arrived(1, texts[i])
+			end()
+			write(t, []byte(texts[i+1]), root, "etc/issue")
+			s.signal(syscall.SIGHUP)
+			c = begin()
+			arrived(2, texts[i+1])
+			end()
+			if _, err := os.Stat(filepath.Join(dir, "readme")); err == nil {
+				t.Error("what was not asked for is there")
+			}
+		}
+		s.end()
+	})
+}

@@ -28,6 +28,7 @@ type followLab struct {
 	announce []wire.Name    // guarded by mu
 	done     []string       // extractions and commands
 	fail     map[string]int // how often each of these is to fail
+	killed   uint64         // the version after whose extraction nothing more happens
 	log      bytes.Buffer
 }
 
@@ -64,10 +65,16 @@ func newFollowLab(t *testing.T, dir string) *followLab {
 				}
 			}
 		},
-		extract: func(_ context.Context, n wire.Name) error {
+		extract: func(_ context.Context, n wire.Name, ready func() error) error {
 			err := do(fmt.Sprint("extract ", n.Version))
 			if err == nil {
+				err = ready()
+			}
+			if err == nil {
 				err = os.WriteFile(dest, []byte(fmt.Sprint(n.Version)), 0o666)
+			}
+			if err == nil && n.Version == l.killed {
+				return errKilled
 			}
 			return err
 		},
@@ -190,6 +197,37 @@ func TestFollowFallsBack(t *testing.T) {
 		time.AfterFunc(10*time.Second, func() { l.set(6) })
 		done := l.runs(time.Minute)
 		l.want(done[len(done)-2:], "extract 6", "command 6")
+	})
+}
+
+// errKilled ends a follower as SIGKILL would.
+var errKilled = errors.New("killed")
+
+// TestFollowKilled kills a follower when a new version has just taken its place. It is
+// not replaced by a lower one then, and its command still runs.
+func TestFollowKilled(t *testing.T) {
+	follows(t, func(l *followLab) {
+		l.set(5)
+		l.want(l.runs(time.Minute), "extract 5", "command 5")
+		ctx, cancel := context.WithCancel(context.Background())
+		l.killed = 9
+		extract := l.extract
+		l.extract = func(ctx context.Context, n wire.Name, ready func() error) error {
+			err := extract(ctx, n, ready)
+			if errors.Is(err, errKilled) {
+				cancel()
+			}
+			return err
+		}
+		l.set(9)
+		if err := l.run(ctx); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		l.killed, l.done = 0, nil
+		l.set(7) // of another sender
+		l.want(l.runs(time.Minute))
+		l.set(7, 9)
+		l.want(l.runs(time.Minute), "extract 9", "command 9")
 	})
 }
 

@@ -86,7 +86,8 @@ type state struct {
 }
 
 func (s state) same(t state) bool {
-	return s.info != nil && t.info != nil && s.size == t.size && s.modified.Equal(t.modified) && os.SameFile(s.info, t.info)
+	return s.info != nil && t.info != nil && s.size == t.size && s.modified.Equal(t.modified) &&
+		ctime(s.info).Equal(ctime(t.info)) && os.SameFile(s.info, t.info)
 }
 
 func stateOf(fi fs.FileInfo) state { return state{fi.Size(), fi.ModTime(), fi} }
@@ -177,11 +178,17 @@ func (s *Share) Run(ctx context.Context, rescan <-chan struct{}, changed func([]
 }
 
 // Scan looks at all paths once and indexes what is new or has changed. It calls
-// changed if anything did, now and then and at the end. It returns the cause if ctx
+// changed if anything did, now and then, after each tree, and at the end. It returns the cause if ctx
 // ends; a file that cannot be read is logged and passed over.
 func (s *Share) Scan(ctx context.Context, changed func([]File)) error {
 	seen := map[string]bool{}
 	dirty, told := false, time.Now()
+	tell := func() {
+		if dirty {
+			changed(s.list())
+			dirty, told = false, time.Now()
+		}
+	}
 	for _, p := range s.paths {
 		err := walk(ctx, p, s.warn, func(pl place, fi fs.FileInfo) {
 			if f := s.files[pl.name]; f != nil && f.place != pl && seen[pl.name] {
@@ -192,9 +199,8 @@ func (s *Share) Scan(ctx context.Context, changed func([]File)) error {
 			if s.look(ctx, pl, stateOf(fi)) {
 				dirty = true
 			}
-			if dirty && time.Since(told) > tellEvery {
-				changed(s.list())
-				dirty, told = false, time.Now()
+			if time.Since(told) > tellEvery {
+				tell()
 			}
 		})
 		if err != nil {
@@ -204,6 +210,7 @@ func (s *Share) Scan(ctx context.Context, changed func([]File)) error {
 	for _, t := range s.trees {
 		if s.lookTree(ctx, t) {
 			dirty = true
+			tell() // the next one may take long
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -218,9 +225,7 @@ func (s *Share) Scan(ctx context.Context, changed func([]File)) error {
 			delete(s.warned, f.path())
 		}
 	}
-	if dirty {
-		changed(s.list())
-	}
+	tell()
 	return nil
 }
 

@@ -59,20 +59,22 @@ func (s *Share) lookTree(ctx context.Context, t *sharedTree) bool {
 	}
 	t.failures, t.retry = 0, time.Time{}
 	delete(s.warned, t.dir)
-	same := had != nil && had.root == x.Root()
-	s.leaveTree(t)
-	t.view, t.place = v, place{view: v, name: t.name, rel: t.dir}
-	if !same {
-		t.state.modified = time.Now()
-		t.version = s.o.Version(max(t.version, s.removed), t.state.modified)
-	}
 	root := x.Root()
-	if t.content = s.contents[root]; t.content == nil {
-		t.content = newContent(x, root, s.damaged)
-		s.contents[root] = t.content
+	c := s.contents[root]
+	if c == nil {
+		c = newContent(x, root, s.damaged)
+		s.contents[root] = c
 	}
-	t.content.add(t.place)
-	return true // also if it is the same: its chunks come from elsewhere
+	at := place{view: v, name: t.name, rel: t.dir}
+	c.add(at) // before it leaves the old view: it may be the same content
+	s.leaveTree(t)
+	t.view, t.place, t.content = v, at, c
+	if had == c {
+		return false
+	}
+	t.state.modified = time.Now()
+	t.version = s.o.Version(max(t.version, s.removed), t.state.modified)
+	return true
 }
 
 // leaveTree forgets the content of t. Who still reads from it meets an error.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -84,5 +85,61 @@ func TestTree(t *testing.T) {
 	}
 	if _, err := New(nil, &Options{Trees: []string{filepath.Join(dir, "absent")}}); err == nil {
 		t.Error("a tree that is not there is no error")
+	}
+}
+
+// A tree that was touched and is the same goes on being read through what was told of it
+// before.
+func TestTreeTouched(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "os")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "f")
+	if err := os.WriteFile(name, noise(1, 1<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(nil, &Options{Trees: []string{dir}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []File
+	scan := func() {
+		t.Helper()
+		if err := s.Scan(t.Context(), func(f []File) { files = f }); err != nil || len(files) != 1 {
+			t.Fatalf("%d trees, %v", len(files), err)
+		}
+	}
+	scan()
+	old := files[0]
+	if err := os.Chmod(name, 0o644); err != nil { // which changes its ctime
+		t.Fatal(err)
+	}
+	scan()
+	if _, lacks := chunks(t, old); lacks > 0 || files[0].Version != old.Version || files[0].Root != old.Root {
+		t.Errorf("%d chunks lack; version %d, was %d", lacks, files[0].Version, old.Version)
+	}
+}
+
+// A tree is shared as soon as it is indexed, whatever else is to be.
+func TestTreesOneByOne(t *testing.T) {
+	var dirs []string
+	for _, name := range []string{"a", "b"} {
+		dir := filepath.Join(t.TempDir(), name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		dirs = append(dirs, dir)
+	}
+	s, err := New(nil, &Options{Trees: dirs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []int
+	if err := s.Scan(t.Context(), func(f []File) { told = append(told, len(f)) }); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(told, []int{1, 2}) {
+		t.Errorf("told of %v trees, want 1 and then 2", told)
 	}
 }
