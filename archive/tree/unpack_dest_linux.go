@@ -236,6 +236,10 @@ func (i *destInfo) size() int64          { return i.st.Size }
 func (i *destInfo) links() uint64        { return uint64(i.st.Nlink) }
 func (i *destInfo) same(j destInfo) bool { return i.st.Dev == j.st.Dev && i.st.Ino == j.st.Ino }
 
+// untouched reports whether the node is a file of which was was told, and nothing has
+// happened to it since.
+func (i *destInfo) untouched(was status) bool { return statusOf(&i.st).untouched(was) }
+
 func (i *destInfo) isDevice(major, minor uint32) bool {
 	return unix.Major(uint64(i.st.Rdev)) == major && unix.Minor(uint64(i.st.Rdev)) == minor
 }

@@ -168,6 +168,7 @@ func (i *destInfo) size() int64                  { return i.fi.Size() }
 func (i *destInfo) links() uint64                { return 1 } // Go does not say
 func (i *destInfo) same(j destInfo) bool         { return os.SameFile(i.fi, j.fi) }
 func (i *destInfo) isDevice(uint32, uint32) bool { return false }
+func (i *destInfo) untouched(status) bool        { return false } // without ctime nobody can tell
 
 // destFile is an open regular file.
 type destFile struct {

@@ -72,6 +72,28 @@ func (u *unpacker) file(j *job, done *UnpackStats) error {
 	return out.commit(u, j, old)
 }
 
+// untouched reports whether a file of the archive is there as it is known to be, with
+// no other name and all its metadata, and nothing has happened to it since.
+func (u *unpacker) untouched(d *directory, name string, e archive.Entry) bool {
+	if u.o.Old == nil || d.fresh || e.Node.Size == 0 || !e.Node.IsRegular() {
+		return false
+	}
+	at, ok := u.o.From(e.Offset, 1)
+	if !ok {
+		return false
+	}
+	// The same records have the same node before the same content.
+	old, n := u.o.Old.file(at)
+	if old == nil || old.name != name || old.dir != d.path {
+		return false
+	}
+	if now, ok := u.o.From(e.Offset, n); !ok || now != at {
+		return false
+	}
+	fi, err := d.lstat(name)
+	return err == nil && fi.links() == 1 && fi.untouched(old.status)
+}
+
 // previous is what is there before a file is written.
 type previous struct {
 	file  *destFile // whose content may be that of the new one; nil if there is none

@@ -40,6 +40,7 @@ type View struct {
 // content is the content of a file in the archive.
 type content struct {
 	off    int64 // in the archive
+	head   int   // bytes from the node's ENTRY record to off
 	before int   // bytes of View.between that come before
 	dir    string
 	name   string
@@ -93,12 +94,14 @@ func (s *scanner) add(it *item) error {
 		return s.packer.add(it)
 	}
 	s.mark(it)
-	if err := s.w.AddHead(it.name, it.node); err != nil {
+	entry, err := s.w.AddHead(it.name, it.node)
+	if err != nil {
 		return err
 	}
 	if size := it.node.Size; size > 0 {
 		s.view.places = append(s.view.places, content{
 			off:    s.w.Offset() - size,
+			head:   int(s.w.Offset() - size - entry),
 			before: len(s.view.between),
 			dir:    it.dir.path,
 			name:   it.name,
@@ -157,6 +160,27 @@ func (v *View) Locate(off int64) (Place, bool) {
 		return Place{}, false
 	}
 	return Place{inPath(c.dir, c.name), off, c.status.size - off}, true
+}
+
+// Held returns what follows off in memory: all up to the next content, and nothing
+// within one.
+func (v *View) Held(off int64) []byte {
+	i := v.last(off)
+	if off < 0 || off >= v.size || i >= 0 && off-v.places[i].off < v.places[i].status.size {
+		return nil
+	}
+	from, end := v.betweenRange(off, i)
+	return v.between[from:end]
+}
+
+// file returns the file whose ENTRY record is at off, if it has content, and how many
+// bytes there are from there to the end of that; nil if there is no such file.
+func (v *View) file(off int64) (*content, int64) {
+	i := v.last(off) + 1
+	if i == len(v.places) || v.places[i].off-int64(v.places[i].head) != off {
+		return nil, 0
+	}
+	return &v.places[i], int64(v.places[i].head) + v.places[i].status.size
 }
 
 // ReadAt implements [io.ReaderAt]. What it returns with an error that is not io.EOF
