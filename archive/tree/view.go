@@ -257,27 +257,43 @@ func (v *View) betweenEnd(i int) int {
 	return len(v.between)
 }
 
-// readFile fills b from a file, unless that has changed.
+// readFile fills b from a file, unless that has changed. A file is kept open if there
+// is more to be read of it.
 func (v viewReader) readFile(b []byte, off int64, i int) error {
-	f, err := v.files.acquire(i, func() (*sourceFile, error) { return v.openFile(i) })
-	if err != nil {
-		return err
+	f := v.files.known(i)
+	if f == nil {
+		it, err := v.openFile(i)
+		if err != nil {
+			return err
+		}
+		if int64(len(b)) == v.places[i].status.size {
+			defer it.Close()
+			return v.fill(b, off, i, it)
+		}
+		if f, err = v.files.add(i, it); err != nil {
+			return err
+		}
 	}
 	defer v.files.release(i, f)
-	if _, err := f.it.ReadAt(b, off); err == io.EOF {
+	return v.fill(b, off, i, f.it)
+}
+
+// fill fills b from f, if that is content i's file as it was.
+func (v viewReader) fill(b []byte, off int64, i int, f *sourceFile) error {
+	if _, err := f.ReadAt(b, off); err == io.EOF {
 		return ErrChanged
 	} else if err != nil {
 		return err
 	}
-	return v.check(f.it, i)
-}
-
-// check returns an error if f is not content i as it was.
-func (v viewReader) check(f *sourceFile, i int) error {
 	now, err := f.status()
 	if err != nil {
 		return err
 	}
+	return v.check(now, i)
+}
+
+// check returns an error if a file that is now so is not content i as it was.
+func (v viewReader) check(now status, i int) error {
 	was := v.places[i].status
 	switch {
 	case now.untouched(was):
@@ -310,8 +326,9 @@ func (v viewReader) openFile(i int) (*sourceFile, error) {
 	if err == nil {
 		defer v.dirs.release(c.dir, dir)
 		var file *sourceFile
-		if file, err = dir.it.openFile(c.name); err == nil {
-			if err = v.check(file, i); err == nil {
+		var now status
+		if file, now, err = dir.it.openFile(c.name); err == nil {
+			if err = v.check(now, i); err == nil {
 				return file, nil
 			}
 			file.Close()
