@@ -197,6 +197,17 @@ func (u *unpacker) run(dest string) error {
 	return nil
 }
 
+// Sync waits until a directory that a run without the wait may have left has reached
+// the disk, with all that is on its file system.
+func Sync(dest string) error {
+	d, err := openDest(dest)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return syncTree(d)
+}
+
 func (u *unpacker) work(batch []*job) {
 	for _, j := range batch {
 		if u.ctx.Err() == nil {

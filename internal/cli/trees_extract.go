@@ -212,8 +212,11 @@ func (f *extractFlags) fromIndex(ctx context.Context, a *app, loc, dest string, 
 		return stats, by, nil
 	}
 	if i, ok := p.Whole(); ok && i == 0 && old != nil && f.leaves(old.stats) {
+		if !f.noSync { // an earlier run may have been killed before it did
+			err = tree.Sync(dest)
+		}
 		by.By[assemble.Keep] = assemble.Part{Chunks: len(x.Entries), Bytes: x.Size()}
-		return tree.UnpackStats{Nodes: old.stats.Nodes, Files: old.stats.Files, Bytes: old.stats.Bytes, Kept: old.stats.Files, KeptSize: old.stats.Bytes}, by, nil
+		return tree.UnpackStats{Nodes: old.stats.Nodes, Files: old.stats.Files, Bytes: old.stats.Bytes, Kept: old.stats.Files, KeptSize: old.stats.Bytes}, by, err
 	}
 	if src, err = f.bring(a, x, p, src); err != nil {
 		return stats, by, err

@@ -229,6 +229,54 @@ func TestTreeOver(t *testing.T) {
 	}
 }
 
+// What is right already reaches the disk nevertheless: a run that was killed may have left
+// it in memory.
+func TestRightIsSynced(t *testing.T) {
+	testneed.Root(t)
+	work := t.TempDir()
+	mkfs, image, mnt := testneed.Tool(t, "mkfs.ext4"), filepath.Join(work, "image"), filepath.Join(work, "mnt")
+	noise := make([]byte, 200_000)
+	rand.NewChaCha8([32]byte{6}).Read(noise)
+	for _, dir := range []string{"tree", "mnt"} {
+		if err := os.Mkdir(filepath.Join(work, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, noise, work, "tree", "file")
+	write(t, nil, image)
+	if err := os.Truncate(image, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(mkfs, "-q", image).CombinedOutput(); err != nil {
+		t.Fatalf("%s", out)
+	}
+	if out, err := exec.Command("mount", "-o", "loop", image, mnt).CombinedOutput(); err != nil {
+		testneed.Missing(t, "needs ext4 on a loop device: %v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", mnt).CombinedOutput(); err != nil {
+			t.Errorf("umount: %s", out)
+		}
+	})
+	for _, tt := range []struct{ index, source, dest string }{
+		{"x.caidx", "tree", "mnt/out"},
+		{"x.caibx", "tree/file", "mnt/file"},
+	} {
+		noise[0]++ // of both, the first block is told apart
+		write(t, noise, work, "tree", "file")
+		ok(t, work, "make", "-s", "s.castr", tt.index, tt.source)
+		extract := []string{"extract", "-s", "s.castr", tt.index, tt.dest}
+		ok(t, work, append(extract, "--no-sync")...)
+		if bytes.Contains(read(t, image), noise[:4096]) {
+			t.Logf("%s reached the disk early", tt.dest)
+		}
+		ok(t, work, extract...)
+		if !bytes.Contains(read(t, image), noise[:4096]) {
+			t.Errorf("%s is not on the disk", tt.dest)
+		}
+	}
+}
+
 // What cannot be restored is reported, and an error with --strict.
 func TestTreeStrict(t *testing.T) {
 	testneed.Root(t)
