@@ -52,6 +52,17 @@ func (u *unpacker) file(j *job, done *UnpackStats) error {
 	if err != nil {
 		return err
 	}
+	if out == nil && same && old.file.written() {
+		if j.blocks != nil {
+			return ErrChanged // what it should be has passed by
+		}
+		if out, err = u.create(j, nil); err == nil {
+			err = out.write(j.data, 0)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if out == nil && same && old.first {
 		if done.Linked, err = u.link(j, old); err != nil || done.Linked > 0 {
 			return err
@@ -293,7 +304,7 @@ func (u *unpacker) clone(out *output, j *job, old *destFile) {
 	}
 }
 
-// copyFrom makes the first n bytes of out those of f, which has the same content.
+// copyFrom makes the first n bytes of out those of f, which had the same content.
 func (o *output) copyFrom(f *destFile, n int64) error {
 	from := int64(0)
 	if o.from == f {
@@ -310,6 +321,9 @@ func (o *output) copyFrom(f *destFile, n int64) error {
 			return err
 		}
 		from += int64(len(p))
+	}
+	if n > 0 && f.written() {
+		return ErrChanged
 	}
 	return nil
 }

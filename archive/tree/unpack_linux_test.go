@@ -898,3 +898,95 @@ func FuzzUnpack(f *testing.F) {
 		}
 	})
 }
+
+// hooked is an archive that calls at once it has been read up to some place.
+type hooked struct {
+	*bytes.Reader
+	place int
+	call  func()
+}
+
+func (h *hooked) Read(b []byte) (int, error) {
+	if h.call != nil && int(h.Size())-h.Len() >= h.place {
+		h.call()
+		h.call = nil
+	}
+	return h.Reader.Read(b[:min(len(b), 4096)])
+}
+
+// TestUnpackWritten writes to an old file while it is compared: what it was when it was
+// compared is not what it is, and nobody is told that it is right.
+func TestUnpackWritten(t *testing.T) {
+	src := t.TempDir()
+	content := make([]byte, 20*smallFile)
+	rand.NewChaCha8([32]byte{3}).Read(content)
+	must(t, os.WriteFile(src+"/f", content, 0o644))
+	data := packOnce(t, src, defaultFeatures, nil)
+	hour := time.Now().Add(-time.Hour)
+	for _, tt := range []struct {
+		name   string
+		change func(old []byte) // before it is unpacked
+		write  func(name string) error
+	}{
+		{"kept", func([]byte) {}, func(name string) error { return writeAt(name, 0) }},
+		{"grown", func([]byte) {}, appendTo},
+		{"copied", func(old []byte) { old[15*smallFile]++ }, func(name string) error { return writeAt(name, 0) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dest := t.TempDir()
+			old := bytes.Clone(content)
+			tt.change(old)
+			must(t, os.WriteFile(dest+"/f", old, 0o644), os.Chtimes(dest+"/f", hour, hour))
+			// So far behind the beginning that that has been compared.
+			h := &hooked{Reader: bytes.NewReader(data), place: 12 * smallFile, call: func() { must(t, tt.write(dest+"/f")) }}
+			_, err := Unpack(t.Context(), archive.NewReader(h), dest, &UnpackOptions{NoSync: true})
+			if got := read(t, dest+"/f"); err == nil && !bytes.Equal(got, content) {
+				t.Error("the content is wrong, and there was no error")
+			} else if err != nil && !errors.Is(err, ErrChanged) {
+				t.Errorf("got %v, want %v", err, ErrChanged)
+			}
+			noTemps(t, dest)
+			unpack(t, data, dest, nil)
+			if !bytes.Equal(read(t, dest+"/f"), content) {
+				t.Error("the next run did not put it right")
+			}
+		})
+	}
+}
+
+// atEnd is an archive that calls when it has been read.
+type atEnd struct {
+	*archive.Reader
+	call func()
+}
+
+func (a *atEnd) Next() (archive.Entry, error) {
+	e, err := a.Reader.Next()
+	if err == io.EOF {
+		a.call()
+	}
+	return e, err
+}
+
+// TestUnpackSwappedLate puts another directory in the place of one in which something is
+// to be removed.
+func TestUnpackSwappedLate(t *testing.T) {
+	src := t.TempDir()
+	must(t, os.MkdirAll(src+"/d/e", 0o755), os.WriteFile(src+"/d/e/f", []byte("f"), 0o644))
+	data := packOnce(t, src, defaultFeatures, nil)
+	dest, away := t.TempDir(), t.TempDir()
+	unpack(t, data, dest, nil)
+	must(t, os.WriteFile(dest+"/d/e/more", nil, 0o644))
+	a := &atEnd{archive.NewReader(bytes.NewReader(data)), func() {
+		must(t, os.Rename(dest+"/d/e", away+"/e"), os.Mkdir(dest+"/d/e", 0o700), os.WriteFile(dest+"/d/e/more", []byte("precious"), 0o600))
+	}}
+	if _, err := Unpack(t.Context(), a, dest, &UnpackOptions{NoSync: true, Delete: true}); !errors.Is(err, errSwapped) {
+		t.Errorf("got %v, want %v", err, errSwapped)
+	}
+	if got := read(t, dest+"/d/e/more"); string(got) != "precious" {
+		t.Errorf("got %q", got)
+	}
+	if fi, err := os.Stat(dest + "/d/e"); err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v: the other directory got the metadata", fi.Mode(), err)
+	}
+}
