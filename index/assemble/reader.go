@@ -278,7 +278,8 @@ func (p *Plan) continues(i int) bool {
 }
 
 // Within returns where in a seed the n bytes of the content at off are, if they are all
-// to come from there, as they are.
+// to come from there, as they are. A seed without an index had them when the plan was
+// made.
 func (p *Plan) Within(seed int, off, n int64) (at int64, ok bool) {
 	x := p.Index
 	first := x.Find(off)
