@@ -58,7 +58,7 @@ type Place struct {
 
 // Scan returns the tree at root as a [View]. No content is read. The features and
 // options are as those of [Pack]; the statistics tell the size of all contents as
-// Bytes. The memory is some 250 bytes for each node. The View has its own hold on
+// Bytes. The memory is some 260 bytes for each node. The View has its own hold on
 // root.
 func Scan(ctx context.Context, root *os.Root, f archive.Features, o *PackOptions) (*View, PackStats, error) {
 	v := &View{
