@@ -31,11 +31,18 @@ type Entry struct {
 	Offset int64  // of the node's ENTRY record in the archive
 }
 
+// Skipper is what a reader may be that passes over bytes at less cost than reading
+// them. Skip passes over n bytes, or fewer at the end, and returns how many.
+type Skipper interface {
+	Skip(n int64) (int64, error)
+}
+
 // NewReader returns a Reader of an archive. It may read ahead of what it has
-// returned.
+// returned. If r is a [Skipper], content that is not read is skipped.
 func NewReader(r io.Reader) *Reader {
+	s, _ := r.(Skipper)
 	// A record that is looked at as a whole must fit.
-	return &Reader{src: streamSource{r: bufio.NewReaderSize(r, 128<<10)}}
+	return &Reader{src: streamSource{r: bufio.NewReaderSize(r, 128<<10), under: s}}
 }
 
 // Features returns the features of the archive. They are known after the first
@@ -95,18 +102,15 @@ func (r *Reader) end() error {
 
 // skip passes over what is left of a file.
 func (r *Reader) skip() error {
-	for r.left > 0 {
-		n, err := r.src.r.Discard(int(min(r.left, 1<<30)))
-		r.src.off += int64(n)
-		r.left -= int64(n)
-		if err == io.EOF {
-			return r.truncated()
-		}
-		if err != nil {
-			return err
-		}
+	n, err := r.src.skip(r.left)
+	r.left -= n
+	if err == nil && r.left > 0 {
+		err = io.EOF
 	}
-	return nil
+	if err == io.EOF {
+		return r.truncated()
+	}
+	return err
 }
 
 func (r *Reader) truncated() error {
@@ -250,8 +254,29 @@ func (r *Reader) Read(b []byte) (int, error) {
 
 // streamSource is a stream.
 type streamSource struct {
-	r   *bufio.Reader
-	off int64
+	r     *bufio.Reader
+	under Skipper // what r reads from, if it can skip
+	off   int64
+}
+
+// skip passes over n bytes, or fewer at the end or with an error.
+func (s *streamSource) skip(n int64) (done int64, err error) {
+	if s.under != nil {
+		done = min(n, int64(s.r.Buffered()))
+		s.r.Discard(int(done))
+		if done < n {
+			var more int64
+			more, err = s.under.Skip(n - done)
+			done += more
+		}
+	}
+	for s.under == nil && done < n && err == nil {
+		var more int
+		more, err = s.r.Discard(int(min(n-done, 1<<30)))
+		done += int64(more)
+	}
+	s.off += done
+	return done, err
 }
 
 func (s *streamSource) peek(n int) ([]byte, error) {

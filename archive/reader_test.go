@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"strings"
@@ -180,6 +181,83 @@ func TestHugeTable(t *testing.T) {
 	binary.LittleEndian.PutUint64(tail, uint64(at))
 	if _, err := OpenTree(ra, at+int64(size)); !errors.Is(err, ErrFormat) {
 		t.Error(err)
+	}
+}
+
+// skipping is a reader that counts what is read and skipped.
+type skipping struct {
+	*bytes.Reader
+	step          int // read at once
+	read, skipped int
+}
+
+func (s *skipping) Read(b []byte) (int, error) {
+	n, err := s.Reader.Read(b[:min(len(b), s.step)])
+	s.read += n
+	return n, err
+}
+
+func (s *skipping) Skip(n int64) (int64, error) {
+	n = min(n, int64(s.Len()))
+	s.skipped += int(n)
+	_, err := s.Seek(n, io.SeekCurrent)
+	return n, err
+}
+
+// A Reader skips contents that are not read, whatever it has read ahead, and notices
+// that they are cut short.
+func TestReaderSkips(t *testing.T) {
+	var out bytes.Buffer
+	w, err := NewWriter(&out, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	errs := []error{w.Enter("", &Node{Mode: TypeDir | 0o777})}
+	for i, size := range []int64{1000, 1, 300_000, 1, 0, 10} {
+		n := &Node{Mode: TypeRegular | 0o666, Size: size}
+		errs = append(errs, w.Add(fmt.Sprint(i), n, bytes.NewReader(make([]byte, size))))
+	}
+	if err := errors.Join(append(errs, w.Leave(), w.Close())...); err != nil {
+		t.Fatal(err)
+	}
+	b := out.Bytes()
+	var want []Entry
+	for r := NewReader(bytes.NewReader(b)); ; {
+		e, err := r.Next()
+		if err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, e)
+	}
+	for _, step := range []int{1, 7, 500, 1 << 20} {
+		s := &skipping{Reader: bytes.NewReader(b), step: step}
+		r := NewReader(s)
+		for i, w := range want {
+			e, err := r.Next()
+			if err != nil || e.Path != w.Path || e.Offset != w.Offset {
+				t.Fatalf("%d at once, node %d: got %q at %d, %v, want %q at %d", step, i, e.Path, e.Offset, err, w.Path, w.Offset)
+			}
+			if e.Node != nil && e.Node.Size == 1 { // some are read
+				if c, err := io.ReadAll(r); err != nil || len(c) != 1 {
+					t.Errorf("got %q, %v", c, err)
+				}
+			}
+		}
+		if _, err := r.Next(); err != io.EOF {
+			t.Errorf("%d at once, at the end: got %v, want %v", step, err, io.EOF)
+		}
+		if s.read+s.skipped != len(b) || s.skipped < 100_000 {
+			t.Errorf("%d at once: read %d bytes and skipped %d of %d", step, s.read, s.skipped, len(b))
+		}
+	}
+	r := NewReader(&skipping{Reader: bytes.NewReader(b[:100_000]), step: 500})
+	for err == nil {
+		_, err = r.Next()
+	}
+	if !errors.Is(err, ErrFormat) {
+		t.Errorf("cut short: got %v, want %v", err, ErrFormat)
 	}
 }
 

@@ -159,19 +159,29 @@ func TestAddHead(t *testing.T) {
 	dir, file := dirNode(), fileNode(2)
 	w.Features().Strip(dir)
 	w.Features().Strip(file)
-	if err := errors.Join(w.Enter("", dir), w.AddHead("aa", file)); err != nil {
+	if err := w.Enter("", dir); err != nil {
 		t.Fatal(err)
 	}
-	b.WriteString("aa")
-	if err := w.AddHead("bb", file); err != nil {
-		t.Fatal(err)
+	var entries []int64
+	for _, name := range []string{"aa", "bb"} {
+		entry, err := w.AddHead(name, file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries = append(entries, entry)
+		b.WriteString(name)
 	}
-	b.WriteString("bb")
 	if err := errors.Join(w.Leave(), w.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if want := writeFiles(t, SecTime, "aa", "bb"); !bytes.Equal(b.Bytes(), want) || w.Offset() != int64(len(want)) {
 		t.Errorf("%d bytes to offset %d, want %d", b.Len(), w.Offset(), len(want))
+	}
+	r := NewReader(bytes.NewReader(b.Bytes()))
+	for i := -1; i < len(entries); i++ { // the root first
+		if e, err := r.Next(); err != nil || i >= 0 && e.Offset != entries[i] {
+			t.Errorf("node %d is at %d, %v; want %d", i, e.Offset, err, entries)
+		}
 	}
 }
 

@@ -56,6 +56,9 @@ type attributeSource struct {
 	// names of those that there are, a zero byte before and behind each. Most nodes
 	// have none, and are asked once. Nil: it is not known.
 	names []byte
+
+	flags     archive.Features // what chattr returns, if it was asked before
+	flagsRead bool
 }
 
 // describe returns what an archive says of a node, but for the target of a link.
@@ -109,7 +112,7 @@ func (w *walker) describeFlags(n *archive.Node, st *unix.Stat_t, src attributeSo
 		return nil
 	}
 	if w.f.Any(archive.Chattr) {
-		flags, err := chattrOf(src.fd)
+		flags, err := src.chattr()
 		if err != nil {
 			return err
 		}
@@ -133,19 +136,22 @@ func (w *walker) describeFlags(n *archive.Node, st *unix.Stat_t, src attributeSo
 	return nil
 }
 
-// chattrOf returns the attributes of an open node; none if its file system has
-// none.
-func chattrOf(fd int) (f archive.Features, err error) {
-	flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
+// chattr returns the attributes of an open node; none if its file system has none.
+func (s *attributeSource) chattr() (archive.Features, error) {
+	if s.flagsRead {
+		return s.flags, nil
+	}
+	flags, err := unix.IoctlGetUint32(s.fd, unix.FS_IOC_GETFLAGS)
 	if err != nil {
 		return 0, unlessUnsupported(err)
 	}
 	for _, k := range kernelFlags {
 		if int(flags)&k.flag != 0 {
-			f |= k.f
+			s.flags |= k.f
 		}
 	}
-	return f, nil
+	s.flagsRead = true
+	return s.flags, nil
 }
 
 func fatOf(fd int) (f archive.Features, err error) {

@@ -92,7 +92,7 @@ func (w *walker) openFolder(parent *folder, name string) (*folder, error) {
 		d.magic, err = parent.magicAt(fd, &d.st)
 	}
 	if err == nil {
-		out, err = parent.leavesOut(fd, &d.mount)
+		out, err = parent.leavesOut(&attributeSource{fd: fd}, &d.mount)
 	}
 	if err != nil || out {
 		unix.Close(fd)
@@ -113,17 +113,17 @@ func (d *folder) magicAt(fd int, st *unix.Stat_t) (uint32, error) {
 
 // leavesOut says whether an open node in d is to be left out because of its
 // attributes or where it is mounted. It sets mount to where.
-func (d *folder) leavesOut(fd int, mount *uint64) (bool, error) {
+func (d *folder) leavesOut(src *attributeSource, mount *uint64) (bool, error) {
 	if d.w.f.Has(archive.ExcludeSubmounts) {
 		var err error
-		if *mount, err = mountOf(fd); err != nil || *mount != d.mount {
+		if *mount, err = mountOf(src.fd); err != nil || *mount != d.mount {
 			return true, err
 		}
 	}
 	if !d.w.f.Has(archive.ExcludeNoDump) {
 		return false, nil
 	}
-	flags, err := chattrOf(fd)
+	flags, err := src.chattr()
 	return flags.Has(archive.FlagNoDump), err
 }
 
@@ -263,11 +263,12 @@ func (d *folder) describeFile(w *walker, it *item, file *sourceFile) error {
 		return err
 	}
 	var mount uint64
-	if it.excluded, err = d.leavesOut(file.fd, &mount); err != nil || it.excluded {
+	src := attributeSource{fd: file.fd}
+	if it.excluded, err = d.leavesOut(&src, &mount); err != nil || it.excluded {
 		return err
 	}
 	it.status = statusOf(&st)
-	it.node, err = w.describe(&st, attributeSource{fd: file.fd}, magic)
+	it.node, err = w.describe(&st, src, magic)
 	return err
 }
 
@@ -408,23 +409,23 @@ func openSourceDir(root *os.Root, path string) (*sourceDir, error) {
 	return &sourceDir{f}, nil
 }
 
-// openFile opens a regular file in d; if that is something else now, the error wraps
-// fs.ErrNotExist.
-func (d *sourceDir) openFile(name string) (*sourceFile, error) {
+// openFile opens a regular file in d, and says what it was just before; if it is
+// something else now, the error wraps fs.ErrNotExist.
+func (d *sourceDir) openFile(name string) (*sourceFile, status, error) {
 	var st unix.Stat_t
 	fd := int(d.Fd())
 	if err := retry(func() error { return unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) }); err != nil {
-		return nil, err
+		return nil, status{}, err
 	}
 	if st.Mode&archive.TypeMask != archive.TypeRegular {
-		return nil, errVanished
+		return nil, status{}, errVanished
 	}
 	fd, err := openat(fd, name, lookFlags)
 	if errors.Is(err, unix.ELOOP) {
 		err = errVanished
 	}
 	if err != nil {
-		return nil, err
+		return nil, status{}, err
 	}
-	return &sourceFile{fd}, nil
+	return &sourceFile{fd}, statusOf(&st), nil
 }

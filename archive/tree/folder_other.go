@@ -238,19 +238,19 @@ func openSourceDir(root *os.Root, path string) (*sourceDir, error) {
 	return &sourceDir{d}, nil
 }
 
-// openFile opens a regular file in d; if that is something else now, the error wraps
-// fs.ErrNotExist.
-func (d *sourceDir) openFile(name string) (*sourceFile, error) {
+// openFile opens a regular file in d, and says what it was just before; if it is
+// something else now, the error wraps fs.ErrNotExist.
+func (d *sourceDir) openFile(name string) (*sourceFile, status, error) {
 	fi, err := d.Lstat(name)
 	if err != nil {
-		return nil, err
+		return nil, status{}, err
 	}
 	if !fi.Mode().IsRegular() {
-		return nil, errVanished
+		return nil, status{}, errVanished
 	}
 	f, err := d.Open(name)
 	if err != nil {
-		return nil, err
+		return nil, status{}, err
 	}
-	return &sourceFile{f}, nil
+	return &sourceFile{f}, statusOf(fi), nil
 }

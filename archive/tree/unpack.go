@@ -53,6 +53,13 @@ type UnpackOptions struct {
 	Basis     []string
 	NoReflink bool
 
+	// Old is the destination as it was before, and From returns where in that the n
+	// bytes of the archive at off are, if they are known to be there. A file that is
+	// there with its metadata and content, and was not touched since, is kept without
+	// being read.
+	Old  *View
+	From func(off, n int64) (at int64, ok bool)
+
 	NoSync  bool // do not wait until everything has reached the disk
 	Workers int  // goroutines that write files; 0 means four for each CPU
 
@@ -188,6 +195,17 @@ func (u *unpacker) run(dest string) error {
 		return syncTree(u.top.destDir)
 	}
 	return nil
+}
+
+// Sync waits until a directory that a run without the wait may have left has reached
+// the disk, with all that is on its file system.
+func Sync(dest string) error {
+	d, err := openDest(dest)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return syncTree(d)
 }
 
 func (u *unpacker) work(batch []*job) {
@@ -327,7 +345,13 @@ func (u *unpacker) submit() error {
 func (u *unpacker) take(d *directory, name string, e archive.Entry) error {
 	j := &job{dir: d, name: name, path: e.Path, node: e.Node}
 	delete(d.old, name)
-	if group, ok := takeLinkGroup(e.Node); ok && u.o.HardLinks && e.Node.IsRegular() && len(group) <= maxLinkPath {
+	group, ok := takeLinkGroup(e.Node)
+	if !ok && u.untouched(d, name, e) {
+		size := e.Node.Size // of what is passed over
+		u.add(UnpackStats{Nodes: 1, Files: 1, Bytes: size, Kept: 1, KeptSize: size})
+		return nil
+	}
+	if ok && u.o.HardLinks && e.Node.IsRegular() && len(group) <= maxLinkPath {
 		if j.group = u.links[group]; j.group == nil {
 			j.group, j.first = &link{dir: d.path, name: name, done: make(chan struct{})}, true
 			u.links[group] = j.group

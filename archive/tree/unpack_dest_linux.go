@@ -78,6 +78,12 @@ func (d *destDir) makeWritable() (was uint32, changed bool) {
 	return was, unix.Fchmod(d.fd, was|0o700) == nil
 }
 
+// info returns what d is.
+func (d *destDir) info() (i destInfo, err error) {
+	err = os.NewSyscallError("fstat", unix.Fstat(d.fd, &i.st))
+	return i, err
+}
+
 func (d *destDir) chmod(mode uint32) error {
 	return call("fchmod", func() error { return unix.Fchmod(d.fd, mode) })
 }
@@ -224,7 +230,7 @@ func (d *destDir) openFile(name string, seen destInfo) (*destFile, error) {
 		f.Close()
 		return nil, err
 	}
-	f.size = now.size()
+	f.size, f.seen = now.size(), statusOf(&now.st)
 	return f, nil
 }
 
@@ -236,6 +242,10 @@ func (i *destInfo) size() int64          { return i.st.Size }
 func (i *destInfo) links() uint64        { return uint64(i.st.Nlink) }
 func (i *destInfo) same(j destInfo) bool { return i.st.Dev == j.st.Dev && i.st.Ino == j.st.Ino }
 
+// untouched reports whether the node is a file of which was was told, and nothing has
+// happened to it since.
+func (i *destInfo) untouched(was status) bool { return statusOf(&i.st).untouched(was) }
+
 func (i *destInfo) isDevice(major, minor uint32) bool {
 	return unix.Major(uint64(i.st.Rdev)) == major && unix.Minor(uint64(i.st.Rdev)) == minor
 }
@@ -243,7 +253,15 @@ func (i *destInfo) isDevice(major, minor uint32) bool {
 // destFile is an open regular file.
 type destFile struct {
 	fd   int
-	size int64 // when it was opened
+	size int64  // when it was opened for reading
+	seen status // likewise
+}
+
+// written reports whether f was written to since it was opened for reading, as far as
+// times tell.
+func (f *destFile) written() bool {
+	now, err := (&sourceFile{f.fd}).status()
+	return err != nil || !now.same(f.seen)
 }
 
 // Close implements [io.Closer]. The error may be one of writing.

@@ -99,6 +99,12 @@ func (d *destDir) names(each func(name string)) error {
 	}
 }
 
+// info returns what d is.
+func (d *destDir) info() (destInfo, error) {
+	fi, err := d.root.Stat(".")
+	return destInfo{fi}, err
+}
+
 // lstat looks at a node; an error that is fs.ErrNotExist says that there is none.
 func (d *destDir) lstat(name string) (destInfo, error) {
 	fi, err := d.root.Lstat(name)
@@ -129,7 +135,7 @@ func (d *destDir) create(name string, perm uint32) (*destFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &destFile{f, d.root, name, 0}, nil
+	return &destFile{File: f, root: d.root, name: name}, nil
 }
 
 // openFile opens the regular file that seen describes for reading.
@@ -146,7 +152,7 @@ func (d *destDir) openFile(name string, seen destInfo) (*destFile, error) {
 		f.Close()
 		return nil, err
 	}
-	return &destFile{f, d.root, name, now.Size()}, nil
+	return &destFile{f, d.root, name, now.Size(), statusOf(now)}, nil
 }
 
 // destInfo is what is known of a node that is there.
@@ -168,13 +174,22 @@ func (i *destInfo) size() int64                  { return i.fi.Size() }
 func (i *destInfo) links() uint64                { return 1 } // Go does not say
 func (i *destInfo) same(j destInfo) bool         { return os.SameFile(i.fi, j.fi) }
 func (i *destInfo) isDevice(uint32, uint32) bool { return false }
+func (i *destInfo) untouched(status) bool        { return false } // without ctime nobody can tell
 
 // destFile is an open regular file.
 type destFile struct {
 	*os.File
 	root *os.Root // that it is in
 	name string
-	size int64 // when it was opened
+	size int64  // when it was opened for reading
+	seen status // likewise
+}
+
+// written reports whether f was written to since it was opened for reading, as far as
+// times tell.
+func (f *destFile) written() bool {
+	now, err := (&sourceFile{f.File}).status()
+	return err != nil || !now.same(f.seen)
 }
 
 func (f *destFile) truncate(size int64) error { return f.Truncate(size) }

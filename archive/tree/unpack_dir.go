@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ type directory struct {
 	old      map[string]struct{} // names in it that the archive has not had, to be removed
 	mode     uint32              // that it had, if it had to be made writable
 	changed  bool                // it had to be
+	left     destInfo            // what it was when it was closed to be finished later
 
 	refs atomic.Int32 // nodes in it that are on their way, and one until it is left
 	late atomic.Bool  // it is finished when the whole archive has been read
@@ -150,6 +152,10 @@ func (u *unpacker) postpone(d *directory) {
 	if d.parent != nil {
 		d.parent.late.Store(true)
 	}
+	var err error
+	if d.left, err = d.info(); err != nil {
+		u.cancel(fmt.Errorf("%s: %w", shown(d.path), err))
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.late = append(u.late, d) // what is below d is in front of it
@@ -176,6 +182,9 @@ func (u *unpacker) finishOne(d *directory) error {
 			return fmt.Errorf("%s: %w", d.path, err)
 		}
 		defer d.close()
+		if now, err := d.info(); err != nil || !now.same(d.left) {
+			return fmt.Errorf("%s: %w", d.path, cmp.Or(err, errSwapped))
+		}
 	}
 	for name := range d.old {
 		if u.ctx.Err() != nil {

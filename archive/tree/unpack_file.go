@@ -52,6 +52,17 @@ func (u *unpacker) file(j *job, done *UnpackStats) error {
 	if err != nil {
 		return err
 	}
+	if out == nil && same && old.file.written() {
+		if j.blocks != nil {
+			return ErrChanged // what it should be has passed by
+		}
+		if out, err = u.create(j, nil); err == nil {
+			err = out.write(j.data, 0)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if out == nil && same && old.first {
 		if done.Linked, err = u.link(j, old); err != nil || done.Linked > 0 {
 			return err
@@ -70,6 +81,28 @@ func (u *unpacker) file(j *job, done *UnpackStats) error {
 	}
 	done.Shared = out.cloned - out.lost
 	return out.commit(u, j, old)
+}
+
+// untouched reports whether a file of the archive is there as it is known to be, with
+// no other name and all its metadata, and nothing has happened to it since.
+func (u *unpacker) untouched(d *directory, name string, e archive.Entry) bool {
+	if u.o.Old == nil || d.fresh || e.Node.Size == 0 || !e.Node.IsRegular() {
+		return false
+	}
+	at, ok := u.o.From(e.Offset, 1)
+	if !ok {
+		return false
+	}
+	// The same records have the same node before the same content.
+	old, n := u.o.Old.file(at)
+	if old == nil || old.name != name || old.dir != d.path {
+		return false
+	}
+	if now, ok := u.o.From(e.Offset, n); !ok || now != at {
+		return false
+	}
+	fi, err := d.lstat(name)
+	return err == nil && fi.links() == 1 && fi.untouched(old.status)
 }
 
 // previous is what is there before a file is written.
@@ -271,7 +304,7 @@ func (u *unpacker) clone(out *output, j *job, old *destFile) {
 	}
 }
 
-// copyFrom makes the first n bytes of out those of f, which has the same content.
+// copyFrom makes the first n bytes of out those of f, which had the same content.
 func (o *output) copyFrom(f *destFile, n int64) error {
 	from := int64(0)
 	if o.from == f {
@@ -288,6 +321,9 @@ func (o *output) copyFrom(f *destFile, n int64) error {
 			return err
 		}
 		from += int64(len(p))
+	}
+	if n > 0 && f.written() {
+		return ErrChanged
 	}
 	return nil
 }

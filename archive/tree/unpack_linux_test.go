@@ -223,20 +223,19 @@ func sample(t testing.TB) string {
 	return dir
 }
 
-// TestUnpackChanges changes what was unpacked in every way and unpacks again, which
-// puts right what differs and touches nothing else.
-func TestUnpackChanges(t *testing.T) {
-	testneed.Root(t)
-	src := sample(t)
-	data := packOnce(t, src, defaultFeatures, nil)
-	outside := filepath.Join(t.TempDir(), "outside")
-	for _, tt := range []struct {
-		name    string
-		change  func(d string) error
-		changed int  // files that are not kept; not looked at if there is an error
-		delete  bool // it takes this
-		err     string
-	}{
+// change is a way in which what was unpacked from sample may change.
+type change struct {
+	name    string
+	change  func(d string) error
+	changed int  // files that are not kept; not looked at if there is an error
+	delete  bool // it takes this
+	err     string
+}
+
+// changes returns ways in which what was unpacked from sample may change; outside is a
+// directory with a file f.
+func changes(outside string) []change {
+	return []change{
 		{name: "nothing", change: func(string) error { return nil }},
 		{name: "content", change: func(d string) error { return os.WriteFile(d+"/d/e/9", bytes.Repeat([]byte{1}, 9*37), 0) }, changed: 1},
 		{name: "the last byte", change: func(d string) error { return writeAt(d+"/large", 3<<20+76) }, changed: 1},
@@ -281,7 +280,17 @@ func TestUnpackChanges(t *testing.T) {
 		{name: "immutable", change: func(d string) error {
 			return errors.Join(os.Chmod(d+"/d/e/5", 0), setFlags(d+"/d/e/5", archive.FlagImmutable), setFlags(d+"/d/e", archive.FlagAppend))
 		}},
-	} {
+	}
+}
+
+// TestUnpackChanges changes what was unpacked in every way and unpacks again, which
+// puts right what differs and touches nothing else.
+func TestUnpackChanges(t *testing.T) {
+	testneed.Root(t)
+	src := sample(t)
+	data := packOnce(t, src, defaultFeatures, nil)
+	outside := filepath.Join(t.TempDir(), "outside")
+	for _, tt := range changes(outside) {
 		t.Run(tt.name, func(t *testing.T) {
 			dest := mutable(t, filepath.Join(t.TempDir(), "x"))
 			must(t, os.MkdirAll(outside, 0o755), os.WriteFile(outside+"/f", []byte("keep"), 0o600))
@@ -321,6 +330,153 @@ func TestUnpackChanges(t *testing.T) {
 				t.Errorf("outside: %s", list(t, outside))
 			}
 		})
+	}
+}
+
+// sameEnds returns what UnpackOptions.From may be for an archive: where it begins and
+// ends as the old one does, it is known to be that.
+func sameEnds(old, data []byte) func(off, n int64) (int64, bool) {
+	front, back := 0, 0
+	for front < min(len(old), len(data)) && old[front] == data[front] {
+		front++
+	}
+	for back < min(len(old), len(data)) && old[len(old)-1-back] == data[len(data)-1-back] {
+		back++
+	}
+	return func(off, n int64) (int64, bool) {
+		switch {
+		case off+n <= int64(front):
+			return off, true
+		case off >= int64(len(data)-back):
+			return off + int64(len(old)-len(data)), true
+		}
+		return 0, false
+	}
+}
+
+// skipper is an archive that counts what of it is skipped.
+type skipper struct {
+	*bytes.Reader
+	skipped int64
+}
+
+func (s *skipper) Skip(n int64) (int64, error) {
+	n = min(n, int64(s.Len()))
+	s.skipped += n
+	_, err := s.Seek(n, io.SeekCurrent)
+	return n, err
+}
+
+// Read reads few bytes, so that a reader has few of a content before it is asked for it.
+func (s *skipper) Read(b []byte) (int, error) { return s.Reader.Read(b[:min(len(b), 16)]) }
+
+// TestUnpackKnown changes what was unpacked in every way, before and after it was looked
+// at to find out what of the archive is there. That is put right all the same.
+func TestUnpackKnown(t *testing.T) {
+	testneed.Root(t)
+	data := packOnce(t, sample(t), defaultFeatures, nil)
+	outside := filepath.Join(t.TempDir(), "outside")
+	for _, tt := range changes(outside) {
+		for _, before := range []bool{true, false} {
+			t.Run(fmt.Sprint(tt.name, before), func(t *testing.T) {
+				dest := mutable(t, filepath.Join(t.TempDir(), "x"))
+				must(t, os.MkdirAll(outside, 0o755), os.WriteFile(outside+"/f", []byte("keep"), 0o600))
+				t.Cleanup(func() { os.RemoveAll(outside) })
+				unpack(t, data, dest, nil)
+				inodes := inodesOf(t, dest)
+				change := func() {
+					if err := tt.change(dest); errors.Is(err, errors.ErrUnsupported) {
+						testneed.Missing(t, "needs the attributes of ext4: %v", err)
+					} else {
+						must(t, err)
+					}
+				}
+				if before {
+					change()
+				}
+				v := scan(t, dest)
+				old := make([]byte, v.Size())
+				_, err := v.ReadAt(old, 0)
+				must(t, err)
+				if !before {
+					change()
+				}
+				s := &skipper{Reader: bytes.NewReader(data)}
+				o := &UnpackOptions{Delete: tt.delete, NoSync: true, Old: v, From: sameEnds(old, data)}
+				stats, err := Unpack(t.Context(), archive.NewReader(s), dest, o)
+				must(t, err)
+				equal(t, packOnce(t, dest, defaultFeatures, nil), data)
+				if changed := stats.Files - stats.Kept; changed != tt.changed && tt.err == "" {
+					t.Errorf("%d files were replaced, want %d", changed, tt.changed)
+				}
+				if tt.changed == 0 && !maps.Equal(inodesOf(t, dest), inodes) {
+					t.Error("files were replaced")
+				}
+				if string(read(t, outside+"/f")) != "keep" {
+					t.Error("a file outside was changed")
+				}
+				if ahead := int64(16 * stats.Files); tt.name == "nothing" && s.skipped < stats.Bytes-ahead {
+					t.Errorf("%d bytes of content were skipped, want all %d", s.skipped, stats.Bytes)
+				}
+			})
+		}
+	}
+}
+
+// Only where an archive has a node with content is a file of a View.
+func TestViewFile(t *testing.T) {
+	dir := sample(t)
+	inner := packOnce(t, dir, defaultFeatures, nil)
+	must(t, os.WriteFile(dir+"/inner", inner, 0o644), unix.Setxattr(dir+"/inner", "user.inner", inner[:200], 0))
+	v := scan(t, dir)
+	ends := map[int64]int64{} // of contents, by where the node begins
+	paths := map[int64]string{}
+	for r := archive.NewReader(io.NewSectionReader(v, 0, v.Size())); ; {
+		e, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		must(t, err)
+		if e.Node != nil && e.Node.Size > 0 {
+			ends[e.Offset], paths[e.Offset] = r.Offset()+e.Node.Size, e.Path
+		}
+	}
+	for off := range v.Size() {
+		c, n := v.file(off)
+		if c == nil {
+			if ends[off] != 0 {
+				t.Fatalf("no file at %d", off)
+			}
+		} else if off+n != ends[off] || inPath(c.dir, c.name) != paths[off] {
+			t.Fatalf("%s from %d to %d, want %s to %d", inPath(c.dir, c.name), off, off+n, paths[off], ends[off])
+		}
+	}
+}
+
+// What a View holds is all of the archive but contents.
+func TestViewHeld(t *testing.T) {
+	v := scan(t, sample(t))
+	all := make([]byte, v.Size())
+	_, err := v.ReadAt(all, 0)
+	must(t, err)
+	for off := int64(-1); off <= v.Size(); off++ {
+		b := v.Held(off)
+		p, content := v.Locate(off)
+		switch inside := off >= 0 && off < v.Size(); {
+		case content || !inside:
+			if len(b) > 0 {
+				t.Fatalf("%d bytes at %d, in %v", len(b), off, p)
+			}
+		case len(b) == 0 || !bytes.Equal(b, all[off:off+int64(len(b))]):
+			t.Fatalf("wrong bytes at %d", off)
+		default:
+			if _, more := v.Locate(off + int64(len(b))); !more && off+int64(len(b)) < v.Size() {
+				t.Fatalf("%d bytes at %d are not all", len(b), off)
+			}
+		}
+		if content {
+			off += p.Size - 1
+		}
 	}
 }
 
@@ -741,4 +897,96 @@ func FuzzUnpack(f *testing.F) {
 			t.Errorf("%s, %s", list(t, base), list(t, base+"/out"))
 		}
 	})
+}
+
+// hooked is an archive that calls at once it has been read up to some place.
+type hooked struct {
+	*bytes.Reader
+	place int
+	call  func()
+}
+
+func (h *hooked) Read(b []byte) (int, error) {
+	if h.call != nil && int(h.Size())-h.Len() >= h.place {
+		h.call()
+		h.call = nil
+	}
+	return h.Reader.Read(b[:min(len(b), 4096)])
+}
+
+// TestUnpackWritten writes to an old file while it is compared: what it was when it was
+// compared is not what it is, and nobody is told that it is right.
+func TestUnpackWritten(t *testing.T) {
+	src := t.TempDir()
+	content := make([]byte, 20*smallFile)
+	rand.NewChaCha8([32]byte{3}).Read(content)
+	must(t, os.WriteFile(src+"/f", content, 0o644))
+	data := packOnce(t, src, defaultFeatures, nil)
+	hour := time.Now().Add(-time.Hour)
+	for _, tt := range []struct {
+		name   string
+		change func(old []byte) // before it is unpacked
+		write  func(name string) error
+	}{
+		{"kept", func([]byte) {}, func(name string) error { return writeAt(name, 0) }},
+		{"grown", func([]byte) {}, appendTo},
+		{"copied", func(old []byte) { old[15*smallFile]++ }, func(name string) error { return writeAt(name, 0) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dest := t.TempDir()
+			old := bytes.Clone(content)
+			tt.change(old)
+			must(t, os.WriteFile(dest+"/f", old, 0o644), os.Chtimes(dest+"/f", hour, hour))
+			// So far behind the beginning that that has been compared.
+			h := &hooked{Reader: bytes.NewReader(data), place: 12 * smallFile, call: func() { must(t, tt.write(dest+"/f")) }}
+			_, err := Unpack(t.Context(), archive.NewReader(h), dest, &UnpackOptions{NoSync: true})
+			if got := read(t, dest+"/f"); err == nil && !bytes.Equal(got, content) {
+				t.Error("the content is wrong, and there was no error")
+			} else if err != nil && !errors.Is(err, ErrChanged) {
+				t.Errorf("got %v, want %v", err, ErrChanged)
+			}
+			noTemps(t, dest)
+			unpack(t, data, dest, nil)
+			if !bytes.Equal(read(t, dest+"/f"), content) {
+				t.Error("the next run did not put it right")
+			}
+		})
+	}
+}
+
+// atEnd is an archive that calls when it has been read.
+type atEnd struct {
+	*archive.Reader
+	call func()
+}
+
+func (a *atEnd) Next() (archive.Entry, error) {
+	e, err := a.Reader.Next()
+	if err == io.EOF {
+		a.call()
+	}
+	return e, err
+}
+
+// TestUnpackSwappedLate puts another directory in the place of one in which something is
+// to be removed.
+func TestUnpackSwappedLate(t *testing.T) {
+	src := t.TempDir()
+	must(t, os.MkdirAll(src+"/d/e", 0o755), os.WriteFile(src+"/d/e/f", []byte("f"), 0o644))
+	data := packOnce(t, src, defaultFeatures, nil)
+	dest, away := t.TempDir(), t.TempDir()
+	unpack(t, data, dest, nil)
+	must(t, os.WriteFile(dest+"/d/e/more", nil, 0o644))
+	a := &atEnd{archive.NewReader(bytes.NewReader(data)), func() {
+		must(t, os.Rename(dest+"/d/e", away+"/e"), os.Mkdir(dest+"/d/e", 0o700), os.WriteFile(dest+"/d/e/more", []byte("precious"), 0o600))
+	}}
+	if _, err := Unpack(t.Context(), a, dest, &UnpackOptions{NoSync: true, Delete: true}); !errors.Is(err, errSwapped) {
+		t.Errorf("got %v, want %v", err, errSwapped)
+	}
+	if got := read(t, dest+"/d/e/more"); string(got) != "precious" {
+		t.Errorf("got %q", got)
+	}
+	if fi, err := os.Stat(dest + "/d/e"); err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v: the other directory got the metadata", fi.Mode(), err)
+	}
 }

@@ -40,6 +40,7 @@ type View struct {
 // content is the content of a file in the archive.
 type content struct {
 	off    int64 // in the archive
+	head   int   // bytes from the node's ENTRY record to off
 	before int   // bytes of View.between that come before
 	dir    string
 	name   string
@@ -57,7 +58,7 @@ type Place struct {
 
 // Scan returns the tree at root as a [View]. No content is read. The features and
 // options are as those of [Pack]; the statistics tell the size of all contents as
-// Bytes. The memory is some 250 bytes for each node. The View has its own hold on
+// Bytes. The memory is some 260 bytes for each node. The View has its own hold on
 // root.
 func Scan(ctx context.Context, root *os.Root, f archive.Features, o *PackOptions) (*View, PackStats, error) {
 	v := &View{
@@ -93,12 +94,14 @@ func (s *scanner) add(it *item) error {
 		return s.packer.add(it)
 	}
 	s.mark(it)
-	if err := s.w.AddHead(it.name, it.node); err != nil {
+	entry, err := s.w.AddHead(it.name, it.node)
+	if err != nil {
 		return err
 	}
 	if size := it.node.Size; size > 0 {
 		s.view.places = append(s.view.places, content{
 			off:    s.w.Offset() - size,
+			head:   int(s.w.Offset() - size - entry),
 			before: len(s.view.between),
 			dir:    it.dir.path,
 			name:   it.name,
@@ -157,6 +160,27 @@ func (v *View) Locate(off int64) (Place, bool) {
 		return Place{}, false
 	}
 	return Place{inPath(c.dir, c.name), off, c.status.size - off}, true
+}
+
+// Held returns what follows off in memory: all up to the next content, and nothing
+// within one.
+func (v *View) Held(off int64) []byte {
+	i := v.last(off)
+	if off < 0 || off >= v.size || i >= 0 && off-v.places[i].off < v.places[i].status.size {
+		return nil
+	}
+	from, end := v.betweenRange(off, i)
+	return v.between[from:end]
+}
+
+// file returns the file whose ENTRY record is at off, if it has content, and how many
+// bytes there are from there to the end of that; nil if there is no such file.
+func (v *View) file(off int64) (*content, int64) {
+	i := v.last(off) + 1
+	if i == len(v.places) || v.places[i].off-int64(v.places[i].head) != off {
+		return nil, 0
+	}
+	return &v.places[i], int64(v.places[i].head) + v.places[i].status.size
 }
 
 // ReadAt implements [io.ReaderAt]. What it returns with an error that is not io.EOF
@@ -233,27 +257,43 @@ func (v *View) betweenEnd(i int) int {
 	return len(v.between)
 }
 
-// readFile fills b from a file, unless that has changed.
+// readFile fills b from a file, unless that has changed. A file is kept open if there
+// is more to be read of it.
 func (v viewReader) readFile(b []byte, off int64, i int) error {
-	f, err := v.files.acquire(i, func() (*sourceFile, error) { return v.openFile(i) })
-	if err != nil {
-		return err
+	f := v.files.known(i)
+	if f == nil {
+		it, err := v.openFile(i)
+		if err != nil {
+			return err
+		}
+		if int64(len(b)) == v.places[i].status.size {
+			defer it.Close()
+			return v.fill(b, off, i, it)
+		}
+		if f, err = v.files.add(i, it); err != nil {
+			return err
+		}
 	}
 	defer v.files.release(i, f)
-	if _, err := f.it.ReadAt(b, off); err == io.EOF {
+	return v.fill(b, off, i, f.it)
+}
+
+// fill fills b from f, if that is content i's file as it was.
+func (v viewReader) fill(b []byte, off int64, i int, f *sourceFile) error {
+	if _, err := f.ReadAt(b, off); err == io.EOF {
 		return ErrChanged
 	} else if err != nil {
 		return err
 	}
-	return v.check(f.it, i)
-}
-
-// check returns an error if f is not content i as it was.
-func (v viewReader) check(f *sourceFile, i int) error {
 	now, err := f.status()
 	if err != nil {
 		return err
 	}
+	return v.check(now, i)
+}
+
+// check returns an error if a file that is now so is not content i as it was.
+func (v viewReader) check(now status, i int) error {
 	was := v.places[i].status
 	switch {
 	case now.untouched(was):
@@ -286,8 +326,9 @@ func (v viewReader) openFile(i int) (*sourceFile, error) {
 	if err == nil {
 		defer v.dirs.release(c.dir, dir)
 		var file *sourceFile
-		if file, err = dir.it.openFile(c.name); err == nil {
-			if err = v.check(file, i); err == nil {
+		var now status
+		if file, now, err = dir.it.openFile(c.name); err == nil {
+			if err = v.check(now, i); err == nil {
 				return file, nil
 			}
 			file.Close()

@@ -1,12 +1,14 @@
 package assemble
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/castorsync/castor/index"
 	"github.com/castorsync/castor/internal/atomicfile"
@@ -97,7 +99,10 @@ func replace(ctx context.Context, x *index.Index, path string, old fs.FileInfo, 
 		return Stats{}, err
 	}
 	if old != nil && p.whole == 0 {
-		return p.nothingToDo(), context.Cause(ctx)
+		if !o.NoSync { // who wrote it may not have
+			err = o.Seeds[0].sync(out.Path())
+		}
+		return p.nothingToDo(), cmp.Or(context.Cause(ctx), err)
 	}
 	stats, err := p.Run(ctx, dst, src, &o.Options)
 	if err != nil {
@@ -167,6 +172,15 @@ func (o *FileOptions) plan(ctx context.Context, x *index.Index, d *Dest, old boo
 		o.Planned(p)
 	}
 	return p, err
+}
+
+// sync makes a seed durable that is the file of that name.
+func (s *Seed) sync(path string) error {
+	err := s.File.(*os.File).Sync()
+	if errors.Is(err, fs.ErrPermission) { // where only those sync who may write
+		err = nil
+	}
+	return cmp.Or(err, atomicfile.SyncDir(filepath.Dir(path)))
 }
 
 // nothingToDo returns the stats of a destination that is right as it is.

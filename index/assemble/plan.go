@@ -76,6 +76,12 @@ type Seed struct {
 	// its start, while planning, and not kept. If it is nil, or is not of the same
 	// digest and chunk sizes as the index to assemble, the file is chunked.
 	Index io.ReadSeeker
+
+	// Held, if it is not nil, returns bytes of the content at an offset that can be had
+	// without reading it, as many as there are up to some that must be read. They stay
+	// what they were when the seed was looked through. A [Reader] reads as little as it
+	// can of such a seed.
+	Held func(off int64) []byte
 }
 
 // index opens the seed's index if it can serve for x.

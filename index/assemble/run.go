@@ -322,11 +322,7 @@ func (r *runner) plan(ctx context.Context, tasks chan<- task) error {
 
 // follows reports whether entry i continues, in a seed, the entry before it.
 func (r *runner) follows(i int) bool {
-	if r.table.later.Has(i) || r.source(i, i) != Copy || r.source(i-1, i-1) != Copy {
-		return false
-	}
-	a, b := r.from[i-1], r.from[i]
-	return a.seed == b.seed && a.off+int64(r.Index.Len(i-1)) == b.off
+	return !r.table.later.Has(i) && r.continues(i)
 }
 
 func (r *runner) do(ctx context.Context, t task) error {

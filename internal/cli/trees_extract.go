@@ -211,34 +211,25 @@ func (f *extractFlags) fromIndex(ctx context.Context, a *app, loc, dest string, 
 		f.preview(a, p)
 		return stats, by, nil
 	}
-	if i, ok := p.Whole(); ok && i == 0 && old != nil && f.leaves(*old) {
+	if i, ok := p.Whole(); ok && i == 0 && old != nil && f.leaves(old.stats) {
+		if !f.noSync { // an earlier run may have been killed before it did
+			err = tree.Sync(dest)
+		}
 		by.By[assemble.Keep] = assemble.Part{Chunks: len(x.Entries), Bytes: x.Size()}
-		return tree.UnpackStats{Nodes: old.Nodes, Files: old.Files, Bytes: old.Bytes, Kept: old.Files, KeptSize: old.Bytes}, by, nil
+		return tree.UnpackStats{Nodes: old.stats.Nodes, Files: old.stats.Files, Bytes: old.stats.Bytes, Kept: old.stats.Files, KeptSize: old.stats.Bytes}, by, err
 	}
 	if src, err = f.bring(a, x, p, src); err != nil {
 		return stats, by, err
 	}
 	a.meter.Start("extract", x.Size())
 	o.Progress = nil // that of the archive has a total
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	r, w := io.Pipe()
-	streamed := make(chan error, 1)
-	go func() {
-		var err error
-		by, err = p.Stream(ctx, w, 0, -1, src, &assemble.Options{Workers: f.streamWorkers(a, loc), Progress: f.extracting(a, x)})
-		w.CloseWithError(err)
-		streamed <- err
-	}()
+	if old != nil {
+		o.Old, o.From = old.view, func(off, n int64) (int64, bool) { return p.Within(0, off, n) }
+	}
+	r := p.NewReader(ctx, 0, -1, src, &assemble.Options{Workers: f.streamWorkers(a, loc), Progress: f.extracting(a, x)})
+	defer r.Close()
 	stats, err = f.unpack(ctx, archive.NewReader(r), dest, o)
-	if err != nil {
-		r.CloseWithError(err)
-		cancel(err)
-	}
-	if serr := <-streamed; err == nil {
-		err = serr
-	}
-	return stats, by, err
+	return stats, r.Stats(), err
 }
 
 func (f *extractFlags) streamWorkers(a *app, loc string) int {
@@ -258,33 +249,36 @@ func (f *extractFlags) leaves(old tree.PackStats) bool {
 // treeSeeds returns the old tree in the destination, and what is in it unless it is nil,
 // and the seeds that are named: a directory is a tree, anything else what it is for a
 // file.
-func (f *extractFlags) treeSeeds(ctx context.Context, a *app, x *index.Index, dest string) (seeds []assemble.Seed, old *tree.PackStats, err error) {
-	view := func(dir string) (tree.PackStats, error) {
-		v, stats, err := f.openView(ctx, a, dir, archive.Features(x.Features)&tree.Available)
-		if err == nil {
-			seeds = append(seeds, assemble.Seed{File: v, Size: v.Size()})
-		}
-		return stats, err
-	}
+func (f *extractFlags) treeSeeds(ctx context.Context, a *app, x *index.Index, dest string) (seeds []assemble.Seed, old *oldTree, err error) {
+	features := archive.Features(x.Features) & tree.Available
 	if entries, err := os.ReadDir(dest); err == nil && len(entries) > 0 {
-		if stats, err := view(dest); err != nil {
+		if v, stats, err := f.openView(ctx, a, dest, features); err != nil {
 			a.log.Warn("old tree passed over", "error", err)
 		} else {
-			old = &stats
+			old = &oldTree{v, stats}
+			seeds = append(seeds, assemble.Seed{File: v, Size: v.Size(), Held: v.Held})
 		}
 	}
 	var files []string
 	for _, s := range f.seeds {
-		if fi, err := os.Stat(s); err == nil && fi.IsDir() {
-			if _, err := view(s); err != nil {
-				return nil, nil, fmt.Errorf("seed %w", err)
-			}
-		} else {
+		if fi, err := os.Stat(s); err != nil || !fi.IsDir() {
 			files = append(files, s)
+			continue
 		}
+		v, _, err := f.openView(ctx, a, s, features)
+		if err != nil {
+			return nil, nil, fmt.Errorf("seed %w", err)
+		}
+		seeds = append(seeds, assemble.Seed{File: v, Size: v.Size()})
 	}
 	more, err := f.openSeeds(a, files)
 	return append(seeds, more...), old, err
+}
+
+// oldTree is what was in the destination.
+type oldTree struct {
+	view  *tree.View
+	stats tree.PackStats
 }
 
 // treeReport is the JSON form of what extract did with a tree.

@@ -3,6 +3,7 @@ package cli
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -164,6 +166,113 @@ func TestTreeCasyncBothWays(t *testing.T) {
 	for _, d := range []string{"out", "out4"} {
 		if got := ok(t, work, "verify", "my.catar", d); got != "" {
 			t.Errorf("%s: %s", d, got)
+		}
+	}
+}
+
+// Over an old tree, a new one is what it is in an empty place, in whatever way it is
+// extracted, and files that are right are kept.
+func TestTreeOver(t *testing.T) {
+	testneed.Root(t)
+	work := t.TempDir()
+	tree := filepath.Join(work, "tree")
+	mixedTree(t, tree)
+	noise := rand.NewChaCha8([32]byte{8})
+	for i := range 300 {
+		b := make([]byte, 100+i*50)
+		noise.Read(b)
+		write(t, b, tree, fmt.Sprintf("many%03d", i))
+	}
+	ok(t, work, "make", "-s", "s.castr", "--hard-links", "old.caidx", "tree")
+	sh := func(script string) {
+		t.Helper()
+		c := exec.Command("sh", "-ec", script)
+		c.Dir = tree
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	sh(`echo more >>many010; printf x | dd of=many050 bs=1 seek=5 conv=notrunc; rm many060 many061; chmod 600 many070; touch many080
+		mv dir3 moved; mkdir many200dir; mv many20? many200dir; cp many001 many150.1; ln many002 many160.1; chown 5:6 many170
+		rm many180; ln -s many181 many180; rm many190; mkdir many190; mv many220 many221`)
+	ok(t, work, "make", "-s", "s.castr", "--hard-links", "new.caidx", "tree")
+	for _, flags := range []string{"--delete", "--delete --strict", "--delete --hard-links", "--delete --seed tree",
+		"--delete --without xattrs,acl", "--delete --uid-shift 100000", ""} {
+		t.Run(flags, func(t *testing.T) {
+			f := append([]string{"extract", "--json", "-s", "s.castr"}, strings.Fields(flags)...)
+			fresh, over := filepath.Join(t.TempDir(), "fresh"), filepath.Join(t.TempDir(), "over")
+			ok(t, work, append(f, "new.caidx", fresh)...)
+			ok(t, work, append(f, "old.caidx", over)...)
+			if flags == "" { // then what is in the way is an error, and what is not needed stays
+				if err := os.Remove(filepath.Join(over, "many190")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			report := ok(t, work, append(f, "new.caidx", over)...)
+			var r struct{ Files, Kept int }
+			if err := json.Unmarshal([]byte(report), &r); err != nil {
+				t.Fatal(err)
+			}
+			if r.Kept < r.Files-40 {
+				t.Errorf("%d of %d files were kept", r.Kept, r.Files)
+			}
+			got := strings.TrimSpace(ok(t, work, "diff", fresh, over))
+			if flags == "" { // what is not in the archive stays
+				got = strings.Join(slices.DeleteFunc(strings.Split(got, "\n"), func(line string) bool {
+					return strings.HasPrefix(line, "added ") || strings.HasSuffix(line, " .")
+				}), "\n")
+			}
+			if got != "" {
+				t.Errorf("over the old tree it differs from a fresh one:\n%s", got)
+			}
+		})
+	}
+}
+
+// What is right already reaches the disk nevertheless: a run that was killed may have left
+// it in memory.
+func TestRightIsSynced(t *testing.T) {
+	testneed.Root(t)
+	work := t.TempDir()
+	mkfs, image, mnt := testneed.Tool(t, "mkfs.ext4"), filepath.Join(work, "image"), filepath.Join(work, "mnt")
+	noise := make([]byte, 200_000)
+	rand.NewChaCha8([32]byte{6}).Read(noise)
+	for _, dir := range []string{"tree", "mnt"} {
+		if err := os.Mkdir(filepath.Join(work, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, noise, work, "tree", "file")
+	write(t, nil, image)
+	if err := os.Truncate(image, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(mkfs, "-q", image).CombinedOutput(); err != nil {
+		t.Fatalf("%s", out)
+	}
+	if out, err := exec.Command("mount", "-o", "loop", image, mnt).CombinedOutput(); err != nil {
+		testneed.Missing(t, "needs ext4 on a loop device: %v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", mnt).CombinedOutput(); err != nil {
+			t.Errorf("umount: %s", out)
+		}
+	})
+	for _, tt := range []struct{ index, source, dest string }{
+		{"x.caidx", "tree", "mnt/out"},
+		{"x.caibx", "tree/file", "mnt/file"},
+	} {
+		noise[0]++ // of both, the first block is told apart
+		write(t, noise, work, "tree", "file")
+		ok(t, work, "make", "-s", "s.castr", tt.index, tt.source)
+		extract := []string{"extract", "-s", "s.castr", tt.index, tt.dest}
+		ok(t, work, append(extract, "--no-sync")...)
+		if bytes.Contains(read(t, image), noise[:4096]) {
+			t.Logf("%s reached the disk early", tt.dest)
+		}
+		ok(t, work, extract...)
+		if !bytes.Contains(read(t, image), noise[:4096]) {
+			t.Errorf("%s is not on the disk", tt.dest)
 		}
 	}
 }
