@@ -133,6 +133,18 @@ func TestFile(t *testing.T) {
 	}
 }
 
+// Reading takes no files or pipes.
+func TestReadFiles(t *testing.T) {
+	content := random(4 << 20)
+	dir, _ := mount(t, File("f", bytes.NewReader(content), int64(len(content)), time.Time{}), nil)
+	output(t, "ls", dir)
+	_, before := count(t)
+	output(t, "dd", "if="+filepath.Join(dir, "f"), "of=/dev/null", "iflag=direct", "bs=64K", "status=none")
+	if _, after := count(t); after != before {
+		t.Errorf("%d files are open, before it were %d", after, before)
+	}
+}
+
 // A store that is gone makes reads fail while it is, and is complained about once.
 func TestFailure(t *testing.T) {
 	content := random(1 << 20)

@@ -118,6 +118,7 @@ func (f *FS) Mount(dir string, o *Options) (*Mount, error) {
 		Name:                     subtype,
 		EnableAcl:                s.hasACLs(),
 		EnableSymlinkCaching:     true,
+		DisableSplice:            true, // what is in memory cannot be spliced: each read would fill a pipe in vain
 		ExplicitDataCacheControl: true,
 		Logger:                   slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	})
