@@ -258,7 +258,7 @@ func round(t *testing.T, f *FS, dir, name string, size int64) {
 func TestUnmount(t *testing.T) {
 	b, _ := openBlob(t, random(100_000), nil)
 	dir, m := mount(t, File("f", b, b.Size(), time.Time{}), &Options{Source: "a,allow_other\\ b\nc"})
-	if got, ok, err := mountAt(dir); err != nil || !ok || got != (mountInfo{fstype, "a_allow_other__b_c"}) {
+	if got, ok, err := mountAt(dir); err != nil || !ok || got.fstype != fstype || got.source != "a_allow_other__b_c" {
 		t.Errorf("mounted: %+v, %v, %v", got, ok, err)
 	}
 	if _, err := File("f", b, b.Size(), time.Time{}).Mount(dir, nil); err == nil || !strings.Contains(err.Error(), "already") {

@@ -114,6 +114,7 @@ func (f *FS) Mount(dir string, o *Options) (*Mount, error) {
 		EntryTimeout: &timeout, AttrTimeout: &timeout, NegativeTimeout: &timeout,
 		NullPermissions: true,
 		RootStableAttr:  &gofs.StableAttr{Ino: rootIno},
+		ExternalNodeID:  true, // so that nodes can be named to the kernel
 		Logger:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}), fmt.Sprintf("/dev/fd/%d", fd), &gofuse.MountOptions{
 		MaxBackground:            background,
@@ -137,6 +138,8 @@ func (f *FS) Mount(dir string, o *Options) (*Mount, error) {
 	}
 	m := &Mount{dir: abs, s: s, done: make(chan struct{})}
 	unmounted := make(chan struct{})
+	at, _, _ := mountAt(abs) // without it nothing is known of what is mounted on files
+	s.nodes.drop = prune(server, at.device)
 	go s.nodes.forget(unmounted)
 	go func() {
 		defer close(m.done)
