@@ -75,10 +75,21 @@ func (f *file) Getattr(_ context.Context, _ gofs.FileHandle, out *gofuse.AttrOut
 }
 
 // Open says that there is nothing to be done for it, so that the kernel never asks
-// again and keeps the content.
+// again and keeps the content; or which file has the content.
 func (f *file) Open(context.Context, uint32) (gofs.FileHandle, uint32, syscall.Errno) {
+	if f.s.whole != nil {
+		return passed{f.s.whole}, gofuse.FOPEN_KEEP_CACHE, 0
+	}
 	return nil, 0, syscall.ENOSYS
 }
+
+// passed is an open file that the kernel reads by itself. It takes no file that is open
+// in both ways at once, and so all that are open in a mount are passed, or none.
+type passed struct{ whole *os.File }
+
+var _ gofs.FilePassthroughFder = passed{}
+
+func (p passed) PassthroughFd() (int, bool) { return int(p.whole.Fd()), true }
 
 // Flush says that there is nothing to be done when the file is closed.
 func (f *file) Flush(context.Context, gofs.FileHandle) syscall.Errno { return syscall.ENOSYS }

@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/castorsync/castor/archive"
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/index"
 	"github.com/castorsync/castor/index/blob"
@@ -133,6 +134,18 @@ func TestFile(t *testing.T) {
 	}
 }
 
+// Reading takes no files or pipes.
+func TestReadFiles(t *testing.T) {
+	content := random(4 << 20)
+	dir, _ := mount(t, File("f", bytes.NewReader(content), int64(len(content)), time.Time{}), nil)
+	output(t, "ls", dir)
+	_, before := count(t)
+	output(t, "dd", "if="+filepath.Join(dir, "f"), "of=/dev/null", "iflag=direct", "bs=64K", "status=none")
+	if _, after := count(t); after != before {
+		t.Errorf("%d files are open, before it were %d", after, before)
+	}
+}
+
 // A store that is gone makes reads fail while it is, and is complained about once.
 func TestFailure(t *testing.T) {
 	content := random(1 << 20)
@@ -188,44 +201,64 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// Mounting and unmounting leaves nothing behind.
+// Mounting and unmounting leaves nothing behind, neither of files nor of trees. A thousand
+// rounds take some 5 seconds, most of them in the kernel's unmounting.
 func TestRounds(t *testing.T) {
 	need(t)
 	b, _ := openBlob(t, random(100_000), nil)
+	content := directory(t, 10)
+	tree, err := archive.OpenTree(bytes.NewReader(content), int64(len(content)))
+	if err != nil {
+		t.Fatal(err)
+	}
 	dir := t.TempDir()
 	rounds := 1000
 	if testing.Short() {
 		rounds = 30
 	}
 	var goroutines, files int
-	start := time.Now()
-	for i := 0; i < rounds && (i < 30 || time.Since(start) < 8*time.Second); i++ { // on a busy machine fewer will do
-		m, err := File("f", b, b.Size(), time.Time{}).Mount(dir, nil)
-		if err != nil {
-			t.Fatal(err)
+	for i := range rounds {
+		f, name, size := File("f", b, b.Size(), time.Time{}), "f", int64(100_000)
+		if i%2 == 1 {
+			f, name, size = Tree(tree), "f0000007", 0
 		}
-		noPoll(t, dir)
-		if got, err := os.ReadFile(filepath.Join(dir, "f")); err != nil || len(got) != 100_000 {
-			t.Fatalf("%d bytes, %v", len(got), err)
-		}
-		if err := m.Unmount(false); err != nil {
-			t.Fatal(err)
-		}
+		round(t, f, dir, name, size)
 		if i == 10 {
 			goroutines, files = count(t)
 		}
 	}
-	time.Sleep(50 * time.Millisecond) // for what is ending
-	g, f := count(t)
-	if g > goroutines+2 || f > files+1 {
-		t.Errorf("%d goroutines and %d files, after 10 rounds it were %d and %d", g, f, goroutines, files)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // for what is ending
+		g, f := count(t)
+		if g <= goroutines && f <= files {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d goroutines and %d files, after 10 rounds it were %d and %d", g, f, goroutines, files)
+		}
+	}
+}
+
+// round mounts f, reads a file of it and unmounts.
+func round(t *testing.T, f *FS, dir, name string, size int64) {
+	t.Helper()
+	m, err := f.Mount(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Unmount(true)
+	noPoll(t, dir)
+	if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || int64(len(got)) != size {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+	if err := m.Unmount(false); err != nil {
+		t.Fatal(err)
 	}
 }
 
 func TestUnmount(t *testing.T) {
 	b, _ := openBlob(t, random(100_000), nil)
 	dir, m := mount(t, File("f", b, b.Size(), time.Time{}), &Options{Source: "a,allow_other\\ b\nc"})
-	if got, ok, err := mountAt(dir); err != nil || !ok || got != (mountInfo{fstype, "a_allow_other__b_c"}) {
+	if got, ok, err := mountAt(dir); err != nil || !ok || got.fstype != fstype || got.source != "a_allow_other__b_c" {
 		t.Errorf("mounted: %+v, %v, %v", got, ok, err)
 	}
 	if _, err := File("f", b, b.Size(), time.Time{}).Mount(dir, nil); err == nil || !strings.Contains(err.Error(), "already") {

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"time"
 
@@ -57,6 +58,11 @@ type Options struct {
 	// and devices cannot be opened.
 	Flags []string
 	Log   *slog.Logger // of failed reads, each chunk once a minute; may be nil
+	// Whole, if non-nil, has all the content of a File, and the kernel is to read it by
+	// itself. What it reads there nobody verifies. That takes root, and a kernel and a
+	// file system of Whole that can; where the kernel refuses, the log says so, and reads
+	// are answered as without it.
+	Whole *os.File
 	// Stats, if non-nil, returns what StatsAttr holds besides the mount's own; it is
 	// encoded as JSON.
 	Stats func(Stats) any
@@ -70,6 +76,7 @@ type Stats struct {
 	Listed      int64 `json:"listed"`      // nodes in listings of directories
 	Failed      int64 `json:"failed"`      // requests that ended with an error of the content
 	Interrupted int64 `json:"interrupted"` // that ended because of a signal to whoever made them
+	Passthrough bool  `json:"passthrough"` // the kernel reads by itself, and asks for nothing of this
 }
 
 // ErrBusy is wrapped by the error about a mount that cannot be unmounted because files

@@ -103,6 +103,10 @@ func (f *FS) Mount(dir string, o *Options) (*Mount, error) {
 		return nil, fmt.Errorf("mount at %s: %w", dir, err)
 	}
 	s := newServing(f, o)
+	without := uint64(gofuse.CAP_PASSTHROUGH) // with it one overlay fewer can be put on the mount
+	if f.tree == nil && o.Whole != nil {
+		without = 0
+	}
 	timeout := forever
 	// The server takes the connection as it is and leaves mounting and unmounting to us:
 	// it has no way to tell why they fail.
@@ -110,6 +114,7 @@ func (f *FS) Mount(dir string, o *Options) (*Mount, error) {
 		EntryTimeout: &timeout, AttrTimeout: &timeout, NegativeTimeout: &timeout,
 		NullPermissions: true,
 		RootStableAttr:  &gofs.StableAttr{Ino: rootIno},
+		ExternalNodeID:  true, // so that nodes can be named to the kernel
 		Logger:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}), fmt.Sprintf("/dev/fd/%d", fd), &gofuse.MountOptions{
 		MaxBackground:            background,
@@ -118,6 +123,8 @@ func (f *FS) Mount(dir string, o *Options) (*Mount, error) {
 		Name:                     subtype,
 		EnableAcl:                s.hasACLs(),
 		EnableSymlinkCaching:     true,
+		DisabledCapabilities:     without,
+		DisableSplice:            true, // what is in memory cannot be spliced: each read would fill a pipe in vain
 		ExplicitDataCacheControl: true,
 		Logger:                   slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	})
@@ -126,8 +133,13 @@ func (f *FS) Mount(dir string, o *Options) (*Mount, error) {
 		detach(abs, true)
 		return nil, fmt.Errorf("mount at %s: the kernel does not agree: %w", dir, err)
 	}
+	if without == 0 {
+		s.pass(server, o.Whole)
+	}
 	m := &Mount{dir: abs, s: s, done: make(chan struct{})}
 	unmounted := make(chan struct{})
+	at, _, _ := mountAt(abs) // without it nothing is known of what is mounted on files
+	s.nodes.drop = prune(server, at.device)
 	go s.nodes.forget(unmounted)
 	go func() {
 		defer close(m.done)
@@ -136,6 +148,19 @@ func (f *FS) Mount(dir string, o *Options) (*Mount, error) {
 		<-s.nodes.done
 	}()
 	return m, nil
+}
+
+// pass has the kernel read whole by itself, if it does that.
+func (s *serving) pass(server *gofuse.Server, whole *os.File) {
+	id, errno := server.RegisterBackingFd(&gofuse.BackingMap{Fd: int32(whole.Fd())})
+	if errno == 0 {
+		errno = server.UnregisterBackingFd(id)
+	}
+	if errno != 0 {
+		s.log.Warn("the kernel does not read the file by itself, and so castor does", "file", whole.Name(), "error", errno)
+		return
+	}
+	s.whole = whole
 }
 
 // Wait returns when the mount is not there any more and all requests are answered.

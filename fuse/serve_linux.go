@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -31,7 +32,8 @@ type serving struct {
 	mounted time.Time
 	log     *slog.Logger
 	show    func(Stats) any
-	nodes   *nodes // of a tree
+	nodes   *nodes   // of a tree
+	whole   *os.File // that the kernel reads by itself; nil if it does not
 
 	reads, readBytes, lookups, listed, failed, interrupted atomic.Int64
 
@@ -61,6 +63,7 @@ func (s *serving) stats() Stats {
 		Reads: s.reads.Load(), ReadBytes: s.readBytes.Load(),
 		Lookups: s.lookups.Load(), Listed: s.listed.Load(),
 		Failed: s.failed.Load(), Interrupted: s.interrupted.Load(),
+		Passthrough: s.whole != nil,
 	}
 }
 

@@ -314,23 +314,56 @@ func TestOpenLarge(t *testing.T) {
 	}
 }
 
-// However much of a tree is looked at, only so many nodes are known at once.
+// However much of a tree is looked at, only so many nodes are known at once. What is open
+// or has something mounted on it stays, whichever way the kernel is told.
 func TestForget(t *testing.T) {
 	need(t)
-	content := directory(t, 5000)
-	tree, err := archive.OpenTree(bytes.NewReader(content), int64(len(content)))
-	if err != nil {
-		t.Fatal(err)
+	for _, old := range []bool{false, true} {
+		t.Run(fmt.Sprintf("old kernel %v", old), func(t *testing.T) {
+			content := directory(t, 5000)
+			tree, err := archive.OpenTree(bytes.NewReader(content), int64(len(content)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir, m := mount(t, Tree(tree), nil)
+			m.s.nodes.mu.Lock()
+			m.s.nodes.limit = 1000
+			if old {
+				at, _, err := mountAt(dir)
+				if err != nil {
+					t.Fatal(err)
+				}
+				m.s.nodes.drop = func(all []*treeNode) { invalidate(all, at.device) }
+			}
+			m.s.nodes.mu.Unlock()
+			testForget(t, dir, m)
+		})
 	}
-	dir, m := mount(t, Tree(tree), nil)
-	m.s.nodes.mu.Lock()
-	m.s.nodes.limit = 1000
-	m.s.nodes.mu.Unlock()
+}
+
+func testForget(t *testing.T, dir string, m *Mount) {
 	f, err := os.Open(filepath.Join(dir, "f0000010"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	over, covered := filepath.Join(t.TempDir(), "over"), filepath.Join(dir, "f0000011")
+	if err := errors.Join(os.WriteFile(over, []byte("over"), 0o666), unix.Mount(over, covered, "", unix.MS_BIND, "")); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(covered, unix.MNT_DETACH)
+	// The same in a mount namespace of its own.
+	elsewhere := exec.Command(testneed.Tool(t, "unshare"), "-m", "sh", "-c", `mount --bind "$1" "$2" && echo && read line && cat "$2"`, "-", over, filepath.Join(dir, "f0000012"))
+	in, err1 := elsewhere.StdinPipe()
+	out, err2 := elsewhere.StdoutPipe()
+	if err := errors.Join(err1, err2, elsewhere.Start()); err != nil {
+		t.Fatal(err)
+	}
+	defer elsewhere.Wait()
+	defer in.Close()
+	if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
 	for range 2 {
 		if got := strings.Count(output(t, "ls", "-l", dir), "\n"); got != 5001 {
 			t.Errorf("ls has %d lines", got)
@@ -340,7 +373,7 @@ func TestForget(t *testing.T) {
 		m.s.nodes.mu.Lock()
 		live := m.s.nodes.live
 		m.s.nodes.mu.Unlock()
-		if live <= 1001 {
+		if live <= 1003 {
 			break
 		}
 		if time.Now().After(end) {
@@ -352,5 +385,12 @@ func TestForget(t *testing.T) {
 	}
 	if fi, err := os.Stat(filepath.Join(dir, "f0000020")); err != nil || fi.ModTime().Unix() != 20 {
 		t.Errorf("what was forgotten: %v, %v", fi, err)
+	}
+	if got, err := os.ReadFile(covered); string(got) != "over" || err != nil {
+		t.Errorf("what was mounted on: %q, %v", got, err)
+	}
+	io.WriteString(in, "\n")
+	if got, err := io.ReadAll(out); string(got) != "over" || err != nil {
+		t.Errorf("what was mounted on elsewhere: %q, %v", got, err)
 	}
 }

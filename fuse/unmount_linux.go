@@ -56,13 +56,30 @@ func dead(dir string) bool {
 }
 
 // mountInfo is what the kernel says of a mount.
-type mountInfo struct{ fstype, source string }
+type mountInfo struct {
+	id, parent     string
+	device         string // of the file system
+	root           string // what of the file system is mounted
+	dir            string // where
+	fstype, source string
+}
 
 // mountAt returns what is mounted at dir, the uppermost if there are several.
 func mountAt(dir string) (m mountInfo, ok bool, err error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	all, err := mountsOf("self")
+	for _, i := range all {
+		if i.dir == dir {
+			m, ok = i, true
+		}
+	}
+	return m, ok, err
+}
+
+// mountsOf returns all mounts that a process sees.
+func mountsOf(pid string) (all []mountInfo, err error) {
+	f, err := os.Open("/proc/" + pid + "/mountinfo")
 	if err != nil {
-		return m, false, err
+		return nil, err
 	}
 	defer f.Close()
 	lines := bufio.NewScanner(f)
@@ -70,11 +87,11 @@ func mountAt(dir string) (m mountInfo, ok bool, err error) {
 	for lines.Scan() {
 		before, after, _ := strings.Cut(lines.Text(), " - ")
 		b, a := strings.Fields(before), strings.Fields(after)
-		if len(b) >= 5 && len(a) >= 2 && unescape(b[4]) == dir {
-			m, ok = mountInfo{fstype: a[0], source: unescape(a[1])}, true
+		if len(b) >= 5 && len(a) >= 2 {
+			all = append(all, mountInfo{b[0], b[1], b[2], unescape(b[3]), unescape(b[4]), a[0], unescape(a[1])})
 		}
 	}
-	return m, ok, lines.Err()
+	return all, lines.Err()
 }
 
 // unescape undoes how the kernel writes white space and backslashes in its tables.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times castor mount beside plain files and casync mount.
 
-    docs/bench/mount.py [--rounds N] [--size BYTES] [--files N] [--seconds N] [--dir DIR]
+    docs/bench/mount.py [--rounds N] [--size BYTES] [--files N] [--seconds N] [--parts blob,image,tree] [--dir DIR]
 
 Needs root, /dev/fuse, fio and casync. All take turns within each round; medians are
 compared.
@@ -10,6 +10,9 @@ compared.
          random, in pieces of 4 and 64 KiB: cold, from a new mount, so that every byte is
          got from the store, verified and decompressed, and the plain file read from disk;
          and warm, again from the same mount
+  image  the same from a complete file of --copy-on-read, with and without --passthrough: cold,
+         with nothing of it in memory; anew, from a new mount with the file in the system's
+         cache; and warm
   tree   find with all metadata, and tar, over a tree with FILES files from /usr: mounted
          anew by castor and by casync, again from castor's mount, and as files, warm
 """
@@ -20,6 +23,7 @@ parser.add_argument('--rounds', type=int, default=3)
 parser.add_argument('--size', type=int, default=512 << 20)
 parser.add_argument('--files', type=int, default=60000)
 parser.add_argument('--seconds', type=int, default=4)
+parser.add_argument('--parts', default='blob,image,tree')
 parser.add_argument('--dir', default='')
 parser.add_argument('--castor', default='', help='the program to measure (default: built from here)')
 args = parser.parse_args()
@@ -119,6 +123,29 @@ def blob_round():
                 note((how, size, 'warm', 'plain'), fio('blob', how, size, True))
 
 
+def drop(name):
+    """Puts a file out of the system's cache."""
+    fd = os.open(name, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+
+
+def image_round():
+    if not os.path.exists('image'):
+        with Mount(CASTOR, 'mount', '-q', '--copy-on-read', 'image', 'blob.caibx', 'mnt'):
+            run('cat', 'mnt/blob')
+    for how in 'read', 'randread':
+        for size in '4k', '64k':
+            for who, flags in ('served', []), ('passed', ['--passthrough']):
+                with Mount(CASTOR, 'mount', '-q', '--copy-on-read', 'image', *flags, 'blob.caibx', 'mnt'):
+                    drop('image')
+                    note((how, size, 'cold', who), fio('mnt/blob', how, size, False))
+                    run('cat', 'image')
+                    note((how, size, 'anew', who), fio('mnt/blob', how, size, who == 'passed'))
+                    run('cat', 'mnt/blob')
+                    note((how, size, 'warm', who), fio('mnt/blob', how, size, True))
+
+
 COMMANDS = {'find': 'find %s -ls > /dev/null', 'tar': 'tar cf - -C %s . | cat > /dev/null'}
 
 
@@ -136,17 +163,23 @@ def tree_round():
 try:
     prepare()
     for _ in range(args.rounds):
-        blob_round()
-        tree_round()
+        for part in args.parts.split(','):
+            {'blob': blob_round, 'image': image_round, 'tree': tree_round}[part]()
     m = {k: statistics.median(v) for k, v in results.items()}
     print('fio, MiB/s                 mount     plain  of plain')
-    for how in 'read', 'randread':
+    for how in ('read', 'randread') if 'blob' in args.parts else ():
         for size in '4k', '64k':
             for state in 'cold', 'warm':
                 a, b = m[how, size, state, 'mount'], m[how, size, state, 'plain']
                 print(f'{how:9} {size:4} {state:5} {a:12.0f} {b:9.0f} {a / b:8.0%}')
+    print('\nimage, MiB/s              served    passed')
+    for how in ('read', 'randread') if 'image' in args.parts else ():
+        for size in '4k', '64k':
+            for state in 'cold', 'anew', 'warm':
+                a, b = m[how, size, state, 'served'], m[how, size, state, 'passed']
+                print(f'{how:9} {size:4} {state:5} {a:12.0f} {b:9.0f}')
     print('\ntree, seconds              castor    casync   x casync   castor, warm   files, warm')
-    for name in COMMANDS:
+    for name in COMMANDS if 'tree' in args.parts else ():
         a, b, c, d = (m[name, who] for who in ('castor', 'casync', 'castor, warm', 'files, warm'))
         print(f'{name:20} {a:12.2f} {b:9.2f} {b / a:10.1f} {c:14.2f} {d:13.2f}')
 finally:

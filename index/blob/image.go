@@ -2,6 +2,7 @@ package blob
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,8 +14,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/castorsync/castor/index"
 	"github.com/castorsync/castor/internal/bitset"
+	"github.com/castorsync/castor/internal/bufpool"
 	"github.com/castorsync/castor/internal/sparse"
 )
 
@@ -167,6 +171,31 @@ func (m *Image) closeFiles() {
 		}
 	}
 }
+
+// Verify reads all that the image has, in workers goroutines. What is not right there is
+// lacking from then on.
+func (m *Image) Verify(ctx context.Context, workers int, progress func(done int64)) error {
+	var g errgroup.Group
+	g.SetLimit(workers)
+	var done atomic.Int64
+	for i := range m.x.Entries {
+		if ctx.Err() != nil {
+			break
+		}
+		g.Go(func() error {
+			b := bufpool.Get(m.x.Len(i))
+			m.get(i, b)
+			bufpool.Put(b)
+			progress(done.Add(int64(m.x.Len(i))))
+			return nil
+		})
+	}
+	g.Wait()
+	return context.Cause(ctx)
+}
+
+// File returns the open file. Whatever it lacks may be written at any time.
+func (m *Image) File() *os.File { return m.f }
 
 // Left returns how many entries of the index the image lacks.
 func (m *Image) Left() int { return int(m.left.Load()) }

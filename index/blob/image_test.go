@@ -2,11 +2,13 @@ package blob
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/castorsync/castor/index"
@@ -138,6 +140,39 @@ func TestImageDamage(t *testing.T) {
 	m.Close()
 	if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("the image is not mended: %v", err)
+	}
+}
+
+// Verify finds all that is not right, and the file is the content when nothing lacks.
+func TestImageVerify(t *testing.T) {
+	want, x, src := withZeros(t)
+	name := filepath.Join(t.TempDir(), "image")
+	m := openImage(t, name, x)
+	defer m.Close()
+	b := open(t, x, src, &Options{Image: m})
+	if err := b.Fill(t.Context(), 4); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.File().WriteAt([]byte("damage"), x.Start(7)+100); err != nil {
+		t.Fatal(err)
+	}
+	for _, lacking := range []int{1, 0} {
+		var last atomic.Int64
+		err := m.Verify(t.Context(), 4, func(done int64) { last.Store(max(last.Load(), done)) })
+		if err != nil || m.Left() != lacking || last.Load() == 0 {
+			t.Errorf("verify: %v, %d lacking, want %d", err, m.Left(), lacking)
+		}
+		if err := b.Fill(t.Context(), 4); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := os.ReadFile(m.File().Name()); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the image is not the content: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := m.Verify(ctx, 4, func(int64) {}); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -32,6 +33,7 @@ type mountFlags struct {
 	cacheSize  string
 	image      string
 	fill       bool
+	pass       bool
 	allowOther bool
 	foreground bool
 	daemon     bool
@@ -57,7 +59,10 @@ command returns when the mount can be used.
 
 With --copy-on-read what is read is kept in FILE, as it is in the content, and taken
 from there the next time; when FILE is complete no store is asked any more.
-FILE.castor-map says what it has.
+FILE.castor-map says what it has. What is read from FILE is verified each time. With
+--passthrough, once FILE is complete, all of it is verified before it is mounted, and
+the kernel then reads it by itself: that is faster, and damage to FILE that comes later
+is not noticed. It takes root; where the kernel refuses, reads are as without it.
 
 SIGUSR1 writes statistics as JSON to stderr. They are also the extended attribute
 user.castor.stats of the mount point.
@@ -66,7 +71,8 @@ Root mounts by itself, others with fusermount3. docs/mount.md has more, fstab an
 systemd among it.`,
 		Example: `  castor mount v1.caibx /mnt && mount -o ro,loop /mnt/v1 /media
   castor mount -s https://example.com/store -c ~/.cache/castor.castr home.caidx /mnt
-  castor mount --daemon --copy-on-read disk.img --fill https://example.com/v1.caibx /mnt`,
+  castor mount --daemon --copy-on-read disk.img --fill https://example.com/v1.caibx /mnt
+  castor mount --copy-on-read disk.img --fill --passthrough v1.caibx /mnt`,
 		Args: exactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.parseOptions(cmd); err != nil {
@@ -82,6 +88,7 @@ systemd among it.`,
 	fl.StringVar(&f.cacheSize, "cache-size", "64M", "memory for chunks, in bytes")
 	fl.StringVar(&f.image, "copy-on-read", "", "file to keep what is read in")
 	fl.BoolVar(&f.fill, "fill", false, "complete the file of --copy-on-read in the background")
+	fl.BoolVar(&f.pass, "passthrough", false, "let the kernel read the file of --copy-on-read by itself, if it is complete and right")
 	fl.BoolVar(&f.allowOther, "allow-other", false, "let other users use the mount, as far as permissions in it allow")
 	fl.BoolVar(&f.daemon, "daemon", false, "return once it is mounted; what happens then is logged to syslog")
 	fl.BoolVar(&f.foreground, "foreground", false, "return when it is unmounted (the default)")
@@ -127,7 +134,7 @@ func helperArgs(root *cobra.Command, args []string) []string {
 // optionFlags are the flags that may stand among the options of -o.
 var optionFlags = map[string]bool{
 	"store": true, "cache": true, "key": true, "pubkey": true,
-	"prefetch": true, "cache-size": true, "copy-on-read": true, "fill": true,
+	"prefetch": true, "cache-size": true, "copy-on-read": true, "fill": true, "passthrough": true,
 }
 
 // ignoredOptions are for mount(8) itself and for systemd.
@@ -151,6 +158,8 @@ func (f *mountFlags) parseOptions(cmd *cobra.Command) error {
 				f.options = append(f.options, o)
 			case o == "fill":
 				f.fill = true
+			case o == "passthrough":
+				f.pass = true
 			case optionFlags[name] && has:
 				if err := cmd.Flags().Set(name, value); err != nil {
 					return usagef("-o %s: %w", o, err)
@@ -190,6 +199,10 @@ func (f *mountFlags) run(ctx context.Context, a *app, loc, dir string) (err erro
 		return usagef("--prefetch %d: want 0 or more", f.prefetch)
 	case f.fill && f.image == "":
 		return usagef("--fill needs --copy-on-read")
+	case f.pass && f.image == "":
+		return usagef("--passthrough needs --copy-on-read")
+	case f.pass && isArchiveIndex(loc):
+		return usagef("--passthrough: %s is of a tree, and its files are only parts of the file of --copy-on-read", loc)
 	case f.cache == "" && (location.IsMulticast(loc) || slices.ContainsFunc(f.named(a, loc), location.IsMulticast)):
 		return usagef("a multicast channel cannot be asked for single chunks: name a cache with -c, into which all of them are brought first")
 	}
@@ -211,11 +224,16 @@ func (f *mountFlags) run(ctx context.Context, a *app, loc, dir string) (err erro
 	if err != nil {
 		return err
 	}
+	whole, err := f.whole(life, a)
+	if err != nil {
+		return err
+	}
 	if !unlink() {
 		return context.Cause(ctx)
 	}
 	m, err := content.Mount(dir, &fuse.Options{
 		Source: loc, AllowOther: f.allowOther, Flags: f.options, Log: a.log,
+		Whole: whole,
 		Stats: func(s fuse.Stats) any { return f.stats(s) },
 	})
 	if err != nil {
@@ -281,6 +299,27 @@ func (f *mountFlags) content(ctx context.Context, a *app, loc string, cacheSize 
 		modified = fi.ModTime()
 	}
 	return fuse.File(mountedName(loc), f.blob, f.blob.Size(), modified), nil
+}
+
+// whole returns the image if the kernel is to read it by itself: that makes nothing of
+// what the map claims, and so all of it is read before.
+func (f *mountFlags) whole(ctx context.Context, a *app) (*os.File, error) {
+	if !f.pass {
+		return nil, nil
+	}
+	if f.keep.Left() == 0 {
+		size := f.blob.Size()
+		a.meter.Start("verify", size)
+		defer a.meter.End()
+		if err := f.keep.Verify(ctx, runtime.NumCPU(), func(done int64) { a.meter.Update(done, size, nil) }); err != nil {
+			return nil, err
+		}
+	}
+	if f.keep.Left() > 0 {
+		a.log.Warn("the kernel cannot read the image by itself this time: it is not complete", "image", f.image, "lacking", f.keep.Left())
+		return nil, nil
+	}
+	return f.keep.File(), nil
 }
 
 // closeBlob closes the blob and then what it uses.

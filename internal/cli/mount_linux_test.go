@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -78,19 +81,15 @@ func (m *mounts) foreground(args ...string) *process {
 	c.Stderr = w
 	p := start(m.t, c)
 	w.Close()
-	said := make(chan bool)
+	said := make(chan bool, 1)
 	go func() {
 		defer r.Close()
-		b := make([]byte, 4096)
-		for first := true; ; first = false {
-			n, err := r.Read(b)
-			if first {
-				said <- strings.Contains(string(b[:n]), "is mounted")
-			}
-			if err != nil {
-				return
+		for lines := bufio.NewScanner(r); lines.Scan(); {
+			if strings.Contains(lines.Text(), "is mounted") {
+				said <- true
 			}
 		}
+		close(said)
 	}()
 	if !<-said {
 		m.t.Fatal("not mounted")
@@ -195,6 +194,38 @@ func TestMountSignals(t *testing.T) {
 	time.Sleep(300 * time.Millisecond)
 	p.Process.Signal(syscall.SIGINT)
 	m.ended(p, 130)
+}
+
+// A service manager is told when the mount can be used, and when it is about to end.
+func TestMountNotify(t *testing.T) {
+	m := newMounts(t)
+	name := m.path("notify")
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer notify.Close()
+	notify.SetReadDeadline(time.Now().Add(20 * time.Second))
+	told := func() string {
+		b := make([]byte, 4096)
+		n, err := notify.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b[:n])
+	}
+	c := command(m.dir, "mount", "-q", "v1.caibx", "mnt")
+	c.Env = append(c.Env, "NOTIFY_SOCKET="+name)
+	p := start(t, c)
+	if got := told(); !strings.Contains(got, "READY=1") || !m.mounted() {
+		t.Errorf("told %q, mounted: %v", got, m.mounted())
+	}
+	m.same()
+	p.Process.Signal(syscall.SIGTERM)
+	if got := told(); !strings.Contains(got, "STOPPING=1") {
+		t.Errorf("told %q", got)
+	}
+	m.ended(p, 0)
 }
 
 // A process that was killed leaves a mount that answers with errors, and that castor
@@ -349,6 +380,49 @@ func TestMountCopyOnRead(t *testing.T) {
 	same(t, m.content, m.dir, "filled")
 }
 
+// The kernel reads an image by itself once it is complete and right, and not before.
+func TestMountPassthrough(t *testing.T) {
+	m := newMounts(t)
+	passes := func() bool {
+		t.Helper()
+		value := make([]byte, 64<<10)
+		n, err := unix.Getxattr(m.path("mnt"), "user.castor.stats", value)
+		var stats struct{ Mount struct{ Passthrough bool } }
+		if err = errors.Join(err, json.Unmarshal(value[:max(n, 0)], &stats)); err != nil {
+			t.Fatal(err)
+		}
+		return stats.Mount.Passthrough
+	}
+	for _, tt := range []struct {
+		what   string
+		passes bool
+	}{{"empty", false}, {"complete", true}, {"damaged", false}, {"mended", true}} {
+		if tt.what == "damaged" {
+			f, err := os.OpenFile(m.path("image"), os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.WriteAt([]byte("damage"), 1<<20)
+			f.Close()
+		}
+		p := m.foreground("--copy-on-read", "image", "-o", "passthrough", "v1.caibx", "mnt")
+		if got := passes(); got != tt.passes {
+			t.Errorf("%s: the kernel reads by itself: %v", tt.what, got)
+		}
+		m.same()
+		m.unmount()
+		m.ended(p, 0)
+	}
+	for _, tt := range []struct{ args []string }{
+		{[]string{"--passthrough", "v1.caibx", "mnt"}},
+		{[]string{"--passthrough", "--copy-on-read", "image", "v1.caidx", "mnt"}},
+	} {
+		if o := castor(t, m.dir, append([]string{"mount"}, tt.args...)...); o.code != 2 || !strings.Contains(o.stderr, "--passthrough") {
+			t.Errorf("%q: %+v", tt.args, o)
+		}
+	}
+}
+
 // File systems in the mounted file can be mounted, too.
 func TestMountLoop(t *testing.T) {
 	m := newMounts(t)
@@ -394,6 +468,7 @@ func TestMountHelper(t *testing.T) {
 	// In a mount namespace of its own, in which castor is installed.
 	script := fmt.Sprintf(`set -e
 		cd %s
+		trap 'umount -l mnt 2>/dev/null || true' EXIT
 		mkdir bin; cp %s bin/castor; mount --bind bin /usr/local/bin
 		mount -t fuse.castor v1.caibx mnt -o ro,noexec,nofail,prefetch=3,store=default.castr
 		sha256sum < mnt/v1; grep -c "mnt fuse.castor ro,noexec," /proc/self/mounts
@@ -437,6 +512,7 @@ func TestMountUser(t *testing.T) {
 	script := fmt.Sprintf(`set -e
 		cp -r %s/v1.caibx %s/default.castr %s
 		cd %s
+		trap 'umount -l mnt 2>/dev/null || true' EXIT
 		chmod 755 castor
 		mkdir mnt dev; chown 65534 mnt . ; chmod 755 .
 		mknod fuse c 10 229; chmod 666 fuse
@@ -447,11 +523,18 @@ func TestMountUser(t *testing.T) {
 		grep -c "%s/mnt fuse.castor ro,nosuid,nodev,noexec,.*user_id=65534" /proc/self/mounts
 		cat mnt/v1 2>&1 | sha256sum | cut -c1-8
 		$user ./castor unmount mnt
+		for i in 1 2; do
+			$user ./castor mount --passthrough --copy-on-read image v1.caibx mnt & # twice: the second time the image is complete
+			timeout 20 sh -c 'while ! grep -q "%s/mnt" /proc/self/mounts; do sleep 0.01; done'
+			$user cat mnt/v1 | sha256sum
+			$user ./castor unmount mnt
+			wait
+		done
 		! grep "%s/mnt" /proc/self/mounts
 		$user ./castor mount --daemon --allow-other v1.caibx mnt 2>&1 | head -1
 		mount --bind /dev/null /bin/fusermount3; mount --bind /dev/null /usr/bin/fusermount3 2>/dev/null || true
 		$user env PATH=/nowhere ./castor mount v1.caibx mnt 2>&1 || true
-	`, m.dir, m.dir, dir, dir, dir, dir)
+	`, m.dir, m.dir, dir, dir, dir, dir, dir)
 	c := exec.Command(testneed.Tool(t, "unshare"), "-m", "sh", "-c", script)
 	c.Env = append(os.Environ(), "CASTOR_STORE=")
 	out, err := c.CombinedOutput()
@@ -459,7 +542,7 @@ func TestMountUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range []string{fmt.Sprintf("%x", sha256.Sum256(m.content)), "\n1\n", "user_allow_other", "fuse3"} {
+	for _, s := range []string{fmt.Sprintf("%x", sha256.Sum256(m.content)), "\n1\n", "user_allow_other", "fuse3", "does not read the file by itself"} {
 		if !strings.Contains(string(out), s) {
 			t.Errorf("no %q", s)
 		}
@@ -474,6 +557,7 @@ func TestMountCast(t *testing.T) {
 		l.cast(t, "-i", "eth0", "-s", "store.castr", "--rate", "80M", "v1.caibx")
 		c := l.clients[0].Command(testneed.Tool(t, "unshare"), "-m", "sh", "-c", `set -e
 			mkdir mnt
+			trap 'umount -l mnt 2>/dev/null || true' EXIT
 			castor mount --daemon -c cache.castr "$1" mnt
 			cat mnt/* | sha256sum
 			castor unmount mnt`, "-", l.url(1))
