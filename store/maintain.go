@@ -36,6 +36,9 @@ type GCOptions struct {
 	Since   time.Time // what has been used after this stays
 	DryRun  bool
 	Workers int // 0 means 8
+	// Confirm, if not nil, is told what is to be removed, left-over files apart, before
+	// anything is. If it returns an error, nothing is, and GC returns that.
+	Confirm func(GCStats) error
 }
 
 // GC removes the chunks for which keep returns false and that have not been used
@@ -61,6 +64,16 @@ func GC(ctx context.Context, s Getter, keep func(chunker.ID) bool, o GCOptions) 
 	})
 	if err != nil {
 		return stats, err
+	}
+	if o.Confirm != nil {
+		would := stats
+		would.Removed = len(doomed)
+		for _, i := range doomed {
+			would.RemovedBytes += i.Size
+		}
+		if err := o.Confirm(would); err != nil {
+			return stats, err
+		}
 	}
 	if o.Workers == 0 {
 		o.Workers = 8
@@ -98,7 +111,7 @@ type SetAsider interface {
 }
 
 // Check gets every chunk of s and calls bad, from one goroutine at a time, for
-// those that are damaged or unreadable. As a store does not say which digest
+// those that are damaged, with an error that wraps [ErrDamaged], or cannot be read. As a store does not say which digest
 // names a chunk, each is tried with all. It returns how many chunks and bytes,
 // as stored, it has read. Progress, if non-nil, is told both after each chunk.
 func Check(ctx context.Context, s Getter, workers int, bad func(id chunker.ID, err error) error, progress func(chunks int, bytes int64)) (chunks int, bytes int64, err error) {

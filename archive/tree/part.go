@@ -7,7 +7,8 @@ import (
 )
 
 // Part returns one node of an archive as a [Source]: a tree whose root, of which
-// nothing is said, holds that node under its own name. The archive's root is itself.
+// nothing is said, holds that node under its own name. So what else is there is left
+// alone, even to be deleted. The archive's root is itself.
 func Part(f archive.Features, it *archive.Item) Source {
 	if it.Path == "" {
 		return archive.NewReader(it.Records())

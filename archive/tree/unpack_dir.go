@@ -108,14 +108,15 @@ func (u *unpacker) look(d *directory) error {
 	if u.fs.btrfs && u.mask.Has(archive.SubvolumeRO) {
 		clearReadOnly(d.destDir)
 	}
-	if u.o.Delete {
+	deletes := u.o.Delete && d.node != nil // of the top, nothing may be known: see Part
+	if deletes {
 		d.old = map[string]struct{}{}
 	}
 	var stale []string
 	err := d.names(func(name string) {
 		if isTemp(name) {
 			stale = append(stale, name)
-		} else if u.o.Delete {
+		} else if deletes {
 			d.old[name] = struct{}{}
 		}
 	})

@@ -25,12 +25,12 @@ type File struct {
 	path   string
 	tmp    string
 	perm   fs.FileMode
-	exists bool // path existed and had perm
+	old    fs.FileInfo // what is at path; nil if nothing is
 }
 
 // Create begins to write the file path. If path is a symbolic link, the file it
-// names is written. The permissions are those of the file that is there, else
-// 0666 less the umask. With resume, what a killed run left is kept and the caller
+// names is written. The permissions are those of the file that is there, and so are
+// owner and group as far as they may be set; else 0666 less the umask. With resume, what a killed run left is kept and the caller
 // finds it in the File; without, the File is empty.
 func Create(path string, resume bool) (*File, error) {
 	path, err := resolve(path)
@@ -42,7 +42,7 @@ func Create(path string, resume bool) (*File, error) {
 	case err == nil && !fi.Mode().IsRegular():
 		return nil, &fs.PathError{Op: "create", Path: path, Err: errors.New("is not a regular file")}
 	case err == nil:
-		f.perm, f.exists = fi.Mode().Perm(), true
+		f.perm, f.old = fi.Mode().Perm(), fi
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
@@ -61,7 +61,7 @@ func Create(path string, resume bool) (*File, error) {
 	if !resume {
 		err = f.Truncate(0)
 	}
-	if err == nil && f.exists {
+	if err == nil && f.old != nil {
 		err = f.Chmod(f.perm)
 	}
 	if err != nil {
@@ -101,6 +101,9 @@ func (f *File) Commit(sync bool) error {
 }
 
 func (f *File) commit(sync bool) error {
+	if f.old != nil {
+		chown(f.File, f.old) // only now: a file of somebody else is not taken over
+	}
 	if sync {
 		if err := f.Sync(); err != nil {
 			return err

@@ -32,6 +32,23 @@ func takeOver(name string, perm fs.FileMode) (*os.File, error) {
 	return nil, errTaken
 }
 
+// chown gives f owner and group of another file, or what of that may be given.
+func chown(f *os.File, like fs.FileInfo) {
+	want, ok := like.Sys().(*syscall.Stat_t)
+	if !ok {
+		return
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok && (st.Uid != want.Uid || st.Gid != want.Gid) {
+		if f.Chown(int(want.Uid), int(want.Gid)) != nil {
+			f.Chown(-1, int(want.Gid))
+		}
+	}
+}
+
 // lock locks f and checks that it is ours and still has its name. Any error but
 // errTaken is worth another try.
 func lock(f *os.File, name string) error {

@@ -3,6 +3,7 @@
 package atomicfile_test
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/castorsync/castor/internal/atomicfile"
+	"github.com/castorsync/castor/internal/testneed"
 )
 
 // temporary is the name that the temporary file of file has.
@@ -46,6 +48,35 @@ func TestTakeOver(t *testing.T) {
 		if got := ls(t, dir); len(got) != 1 {
 			t.Errorf("files %q are left", got)
 		}
+	}
+}
+
+// TestOwner replaces a file of somebody else, which stays theirs; so does what a killed run
+// has left stay ours.
+func TestOwner(t *testing.T) {
+	testneed.Root(t)
+	dir := t.TempDir()
+	name := filepath.Join(dir, "file")
+	if err := os.WriteFile(name, []byte("old"), 0o660); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Chown(name, 1234, 5678), os.Chmod(name, 0o660)); err != nil {
+		t.Fatal(err)
+	}
+	f := create(t, name, false, "")
+	f.Close() // as the end of the process does
+	f = create(t, name, true, "")
+	if got := filepath.Base(f.Name()); got != temporary {
+		t.Errorf("after a killed run: temporary file %q, want %q", got, temporary)
+	}
+	writeString(t, f, "new")
+	if err := f.Commit(false); err != nil {
+		t.Fatal(err)
+	}
+	checkFile(t, name, "new")
+	var st unix.Stat_t
+	if err := unix.Stat(name, &st); err != nil || st.Uid != 1234 || st.Gid != 5678 || st.Mode&0o777 != 0o660 {
+		t.Errorf("owner %d:%d, mode %#o, %v", st.Uid, st.Gid, st.Mode, err)
 	}
 }
 

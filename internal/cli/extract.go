@@ -43,7 +43,8 @@ DEST holds already and what the seeds hold is not got from a store. Every byte i
 verified.
 
 A file is replaced in one step once the new content is whole and on disk; until
-then, and if anything fails, the old one stays. With --in-place, and always on
+then, and if anything fails, the old one stays. The new one has its permissions, and its
+owner and group if castor may set them, but not its extended attributes. With --in-place, and always on
 block devices, what is wrong is overwritten where it is; if that is interrupted,
 run it again.
 

@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -33,11 +34,12 @@ func newGC(a *app) *cobra.Command {
 		Long: `Remove from STORE every chunk that none of the given indexes needs, and what killed
 runs left behind. Name all the indexes that matter: the chunks of any other are
 lost. A name that ends with a slash stands for all indexes right in that directory, or
-behind that prefix of a bucket.
+behind that prefix of a bucket: the files whose names end in .caibx or .caidx.
 
 A chunk that was stored or used within the grace period stays, so that a make that
 runs at the same time is safe: keep the period longer than any make takes, and
-above an hour.`,
+above an hour. If STORE has no chunk that the indexes need, but others, they are of another
+store, and nothing is removed.`,
 		Example: `  castor gc --dry-run /srv/store.castr /srv/*.caibx
   castor gc --yes --grace 168h /srv/store.castr /srv/*.caibx
   castor gc s3+https://host/bucket/default.castr s3+https://host/bucket/`,
@@ -71,19 +73,12 @@ func (f *gcFlags) run(ctx context.Context, a *app, loc string, indexes []string)
 			return err // with one index unread, its chunks would go
 		}
 	}
-	o := store.GCOptions{Since: time.Now().Add(-f.grace), DryRun: true, Workers: a.workersFor(loc)}
-	kept := func(id chunker.ID) bool { _, ok := keep[id]; return ok }
-	if !f.dryRun && !f.yes {
-		would, err := store.GC(ctx, s, kept, o)
-		if err != nil {
-			return err
-		}
-		if err := a.confirm("remove %s chunks (%s) of %s?", units.Count(would.Removed), units.Size(would.RemovedBytes), loc); err != nil {
-			return err
-		}
+	o := store.GCOptions{Since: time.Now().Add(-f.grace), DryRun: f.dryRun, Workers: a.workersFor(loc)}
+	o.Confirm = func(would store.GCStats) error { return f.confirm(a, loc, would) }
+	stats, err := store.GC(ctx, s, func(id chunker.ID) bool { _, ok := keep[id]; return ok }, o)
+	if usage, ok := errors.AsType[*usageError](err); ok {
+		return usage
 	}
-	o.DryRun = f.dryRun
-	stats, err := store.GC(ctx, s, kept, o)
 	if err != nil {
 		return fmt.Errorf("gc %s: %w", loc, err)
 	}
@@ -94,6 +89,17 @@ func (f *gcFlags) run(ctx context.Context, a *app, loc string, indexes []string)
 	a.say("%s: %s %s chunks (%s) and %d left-over files; %s chunks are needed, %s unneeded ones are younger than %v", loc, verb,
 		units.Count(stats.Removed), units.Size(stats.RemovedBytes), stats.Swept, units.Count(stats.Kept), units.Count(stats.Young), f.grace)
 	return nil
+}
+
+// confirm returns an error unless what is told may be removed.
+func (f *gcFlags) confirm(a *app, loc string, would store.GCStats) error {
+	switch {
+	case would.Kept == 0 && would.Removed > 0:
+		return usagef("%s has no chunk that these indexes need, so all %s of it would go: they are of another store; to delete a store, delete its directory", loc, units.Count(would.Removed))
+	case f.dryRun, f.yes:
+		return nil
+	}
+	return a.confirm("remove %s chunks (%s) of %s?", units.Count(would.Removed), units.Size(would.RemovedBytes), loc)
 }
 
 // allIndexes returns indexes with those in the place of each directory that it has.

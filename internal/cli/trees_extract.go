@@ -31,7 +31,7 @@ func (f *extractFlags) addTree(cmd *cobra.Command) {
 	f.features.addMask(cmd, "of a tree, what is restored")
 	t := &f.tree
 	fl := cmd.Flags()
-	fl.BoolVar(&t.delete, "delete", false, "of a tree: remove what the archive does not have, after all else has gone well")
+	fl.BoolVar(&t.delete, "delete", false, "of a tree: remove what the archive does not have, after all else has gone well; with PATH, only within that")
 	fl.BoolVar(&t.strict, "strict", false, "of a tree: fail if something cannot be restored here, such as an owner without the privilege")
 	fl.BoolVar(&f.features.hardLinks, "hard-links", false, "of a tree: restore hard links that make --hard-links has marked")
 	fl.BoolVar(&t.tar, "tar", false, "of a tree: DEST is a tar file")
@@ -96,7 +96,7 @@ const maxProblems = 20
 
 // extractTree puts a tree back together.
 func (f *extractFlags) extractTree(ctx context.Context, a *app, loc, dest, sub string) error {
-	if err := f.checkTree(loc, dest); err != nil {
+	if err := f.checkTree(loc, dest, sub); err != nil {
 		return err
 	}
 	defer f.close()
@@ -145,8 +145,12 @@ func (f *extractFlags) extractTree(ctx context.Context, a *app, loc, dest, sub s
 }
 
 // checkTree refuses what makes no sense with a tree.
-func (f *extractFlags) checkTree(loc, dest string) error {
+func (f *extractFlags) checkTree(loc, dest, sub string) error {
 	switch {
+	case f.dryRun && sub != "":
+		return usagef("--dry-run is for all of %s: castor list %s %s tells what there is of it", loc, loc, sub)
+	case f.dryRun && f.tree.delete:
+		return usagef("--dry-run does not tell what --delete removes: castor diff %s %s does", dest, loc)
 	case f.follow:
 		return usagef("--follow is for names on a multicast channel, not for %s", loc)
 	case f.tree.tar:

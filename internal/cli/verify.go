@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -101,7 +102,7 @@ func verifyStores(ctx context.Context, a *app, f *sources, x *index.Index, loc s
 	ids, size := distinct(x)
 	a.meter.Start("verify", size)
 	var mu sync.Mutex // guards the following and the output
-	missing, damaged := 0, 0
+	missing, damaged, unread := 0, 0, 0
 	done := int64(0)
 	err = par.Each(ctx, f.workers(a, loc), len(ids), func(ctx context.Context, i int) error {
 		c, err := src.Get(ctx, ids[i])
@@ -122,8 +123,10 @@ func verifyStores(ctx context.Context, a *app, f *sources, x *index.Index, loc s
 			return nil
 		case store.Missing(err):
 			missing++
-		default:
+		case errors.Is(err, store.ErrDamaged):
 			damaged++
+		default:
+			unread++
 		}
 		_, err = fmt.Fprintln(a.Stdout, err)
 		return err
@@ -134,6 +137,8 @@ func verifyStores(ctx context.Context, a *app, f *sources, x *index.Index, loc s
 		return err
 	case missing > 0:
 		return &incompleteError{fmt.Sprintf("%s: %d of %d chunks are missing, %d damaged", loc, missing, len(ids), damaged)}
+	case unread > 0:
+		return fmt.Errorf("%s: %d of %d chunks could not be read, %d damaged", loc, unread, len(ids), damaged)
 	case damaged > 0:
 		return &mismatchError{fmt.Sprintf("%s: %d of %d chunks are damaged", loc, damaged, len(ids))}
 	}

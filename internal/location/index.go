@@ -172,6 +172,20 @@ func (o *Opener) ListIndexes(ctx context.Context, loc string, each func(IndexInf
 	return nil
 }
 
+// holdsIndex reports whether a file begins as an index does.
+func holdsIndex(name string) bool {
+	f, err := os.Open(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	_, err = index.NewReader(f)
+	return err == nil
+}
+
+// listDirectory is ListIndexes of a directory. Who asks may take what is not found for
+// something that is not needed: so an index of another name, or one that a link does not
+// lead to now, is an error.
 func listDirectory(ctx context.Context, name string, each func(IndexInfo) error) error {
 	entries, err := os.ReadDir(name)
 	if err != nil {
@@ -181,16 +195,19 @@ func listDirectory(ctx context.Context, name string, each func(IndexInfo) error)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		file := filepath.Join(name, e.Name())
 		if ext := filepath.Ext(e.Name()); ext != ".caibx" && ext != ".caidx" || strings.HasPrefix(e.Name(), ".") {
+			if e.Type().IsRegular() && !strings.HasPrefix(e.Name(), ".") && holdsIndex(file) {
+				return fmt.Errorf("%s is an index, but its name ends in neither .caibx nor .caidx: rename it, or name all indexes", file)
+			}
 			continue
 		}
-		file := filepath.Join(name, e.Name())
 		fi, err := os.Stat(file) // what a symbolic link names counts
-		if err != nil || !fi.Mode().IsRegular() {
-			if err == nil || errors.Is(err, os.ErrNotExist) {
-				continue // it has gone, or is something else
-			}
-			return err
+		switch {
+		case err == nil && !fi.Mode().IsRegular(), errors.Is(err, os.ErrNotExist) && e.Type()&os.ModeSymlink == 0:
+			continue // it is something else, or has gone
+		case err != nil: // what a link names may only be away for the moment
+			return fmt.Errorf("index %s: %v", file, err)
 		}
 		if err := each(IndexInfo{file, fi.Size(), fi.ModTime()}); err != nil {
 			return err

@@ -496,6 +496,13 @@ func TestListIndexes(t *testing.T) {
 	if want := []string{"a.caidx", "b.caibx"}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %v, %v, want %v", got, err, want)
 	}
+	if err := os.Symlink("away", filepath.Join(d, "g.caibx")); err == nil {
+		err := o.ListIndexes(t.Context(), d, func(IndexInfo) error { return nil })
+		if err == nil || !strings.Contains(err.Error(), "g.caibx") {
+			t.Errorf("a link to nothing: %v", err)
+		}
+		os.Remove(filepath.Join(d, "g.caibx"))
+	}
 	stop := fmt.Errorf("stop: %w", fs.ErrNotExist)
 	if err := o.ListIndexes(t.Context(), d, func(IndexInfo) error { return stop }); err != stop {
 		t.Errorf("stopped: %v", err)

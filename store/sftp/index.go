@@ -250,7 +250,7 @@ func (r stopReader) Read(p []byte) (int, error) {
 // URL, by name, from one goroutine, until each returns an error, which ListIndexes
 // then returns. It is given the URL, for [GetIndex], the size in bytes and the time of
 // the last change. Hidden files, names with control characters and what is not a
-// regular file are passed over.
+// regular file, or a link to one, are passed over; a link to nothing is an error.
 func ListIndexes(ctx context.Context, rawURL string, o *Options, each func(url string, size int64, modified time.Time) error) error {
 	pl, err := parse(rawURL)
 	if err != nil {
@@ -268,13 +268,22 @@ func listIndexes(ctx context.Context, pl place, o Options, dial dialFunc, each f
 		return pl.fail(ctx, "list", err)
 	}
 	for _, fi := range entries {
-		if !isIndex(fi.Name()) || !fi.Mode().IsRegular() || fi.Size() < 0 {
+		if !isIndex(fi.Name()) {
 			continue
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err := each(pl.locate(path.Join(pl.path, fi.Name())), fi.Size(), fi.ModTime()); err != nil {
+		file := path.Join(pl.path, fi.Name())
+		if fi.Mode()&fs.ModeSymlink != 0 {
+			if fi, err = ask(ctx, p, func(c *call) (fs.FileInfo, error) { return c.stat(file) }); err != nil {
+				return fmt.Errorf("index %s: %v", pl.locate(file), err)
+			}
+		}
+		if !fi.Mode().IsRegular() || fi.Size() < 0 {
+			continue
+		}
+		if err := each(pl.locate(file), fi.Size(), fi.ModTime()); err != nil {
 			return err
 		}
 	}

@@ -57,8 +57,13 @@ func TestIndex(t *testing.T) {
 				}
 				return nil
 			})
-			if want := []string{"sftp://host/~/a.caidx", "sftp://host/~/x.caibx"}; err != nil || !slices.Equal(names, want) {
+			if want := []string{"sftp://host/~/a.caidx", "sftp://host/~/l.caibx", "sftp://host/~/x.caibx"}; err != nil || !slices.Equal(names, want) {
 				t.Errorf("ListIndexes finds %v, %v, want %v", names, err, want)
+			}
+			os.Symlink("away", home+"/m.caibx") // what it names may be away for the moment
+			err = ListIndexes(t.Context(), "sftp://host/~/", o, func(string, int64, time.Time) error { return nil })
+			if err == nil || !strings.Contains(err.Error(), "m.caibx") {
+				t.Errorf("ListIndexes with a link to nothing: %v", err)
 			}
 			if hidden, _ := filepath.Glob(home + "/.*"); len(hidden) > 0 {
 				t.Errorf("left behind: %v", hidden)
