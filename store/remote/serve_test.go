@@ -368,3 +368,55 @@ func TestServeCancelled(t *testing.T) {
 		})
 	}
 }
+
+// slowSync is a store of which Sync waits for wait.
+type slowSync struct {
+	*storetest.Memory
+	wait func()
+}
+
+func (s slowSync) Sync(ctx context.Context) error {
+	s.wait()
+	return nil
+}
+
+// deadlineWriter tells when it gets a deadline.
+type deadlineWriter struct {
+	bytes.Buffer
+	set chan time.Time
+}
+
+func (w *deadlineWriter) SetWriteDeadline(t time.Time) error {
+	w.set <- t
+	return nil
+}
+
+// TestSlowSync pushes to a store that takes a while to make chunks durable: the client
+// gets its answer all the same.
+func TestSlowSync(t *testing.T) {
+	x := capture(t, "x.caidx")
+	out := &deadlineWriter{set: make(chan time.Time, 9)}
+	sink := slowSync{chunksOf(t, "pull.s2c"), func() {
+		select {
+		case <-out.set:
+			t.Error("writing is bounded before everything is said")
+		case <-time.After(100 * time.Millisecond):
+		}
+	}}
+	in := appendHello(nil, pushChunks|pushIndex|pushIndexChunks)
+	in = appendEmpty(appendPiece(in, kindIndex, x), kindIndexEOF)
+	f := &memFile{}
+	err := Serve(t.Context(), io.MultiReader(bytes.NewReader(in), stays{t.Context()}), out, &ServerOptions{Sink: sink,
+		PutIndex: func(context.Context) (Upload, error) { return f, nil }})
+	if err != nil || !f.committed {
+		t.Errorf("error %v, committed %v", err, f.committed)
+	}
+}
+
+// stays is a client that says no more and stays for as long as ctx.
+type stays struct{ ctx context.Context }
+
+func (s stays) Read([]byte) (int, error) {
+	<-s.ctx.Done()
+	return 0, io.EOF
+}

@@ -55,6 +55,8 @@ func (s *server) pull(ctx context.Context, wants features) error {
 		wg.Go(func() { p.work(ctx) })
 	}
 	wg.Wait()
+	p.mu.Lock() // the client may still be listened to
+	defer p.mu.Unlock()
 	return p.err
 }
 

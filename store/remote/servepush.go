@@ -155,7 +155,11 @@ func (p *pushing) session(ctx context.Context) error {
 	g.Go(work.Wait)
 	g.Go(func() error {
 		defer close(done)
-		return p.complete(ctx, heard)
+		err := p.complete(ctx, heard)
+		if err == nil {
+			stopWrites() // what is left to be done and said has its time
+		}
+		return err
 	})
 	return g.Wait()
 }
