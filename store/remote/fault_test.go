@@ -1,9 +1,11 @@
 package remote
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -370,5 +372,16 @@ func TestPromptGoodbye(t *testing.T) {
 	u.write.Unlock()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLeavesAtOnce has the other side, as casync, say what it can do and leave before it is
+// told what is wanted: that is enough to know that it takes no single chunks.
+func TestLeavesAtOnce(t *testing.T) {
+	r, w := io.Pipe()
+	r.Close()
+	f, err := newDecoder(bytes.NewReader(appendHello(nil, writableStore))).greet(w, pushChunks|featureOffer)
+	if f != writableStore || err != nil {
+		t.Errorf("features %#x, error %v", uint64(f), err)
 	}
 }

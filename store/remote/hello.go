@@ -2,6 +2,7 @@ package remote
 
 import (
 	"fmt"
+	"io"
 	"strings"
 )
 
@@ -43,6 +44,13 @@ func (f features) verb() string {
 		return "push an archive"
 	}
 	return fmt.Sprintf("operation %#x", uint64(f))
+}
+
+// greet says HELLO on w, and hears it. What is heard tells more than an error of w: of one
+// who has said what he can do and left, it is known what he cannot.
+func (d *decoder) greet(w io.Writer, wants features) (features, error) {
+	w.Write(appendHello(nil, wants))
+	return d.hello()
 }
 
 // hello reads the first frame, which must be HELLO with known features.

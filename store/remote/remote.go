@@ -109,12 +109,7 @@ func dial(ctx context.Context, host sshexec.Host, o *Options, verb string, w wha
 	}
 	p = &peer{conn: conn, cancel: cancel}
 	p.dec = newDecoder(&watched{conn, &p.lastRead})
-	// A write that fails tells less than what is read then.
-	_, werr := conn.Write(appendHello(nil, wants))
-	p.features, err = p.dec.hello()
-	if err == nil && werr != nil {
-		err = werr
-	}
+	p.features, err = p.dec.greet(conn, wants)
 	timer.Stop()
 	if err == nil {
 		err = compatible(wants&casyncFeatures, p.features&casyncFeatures)
