@@ -10,7 +10,9 @@ import (
 	"io/fs"
 	"net"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/castorsync/castor/store"
@@ -413,19 +415,18 @@ func TestStall(t *testing.T) {
 
 // TestRoundTrips counts what a client does one after the other.
 func TestRoundTrips(t *testing.T) {
+	synctest.Test(t, testRoundTrips)
+}
+
+func testRoundTrips(t *testing.T) {
 	const delay = 50 * time.Millisecond
-	s, err := openFake(t, fake{answer: on(typeLstat, func(rq request) []byte { return status(rq.id, statusMissing) })}, Options{Connections: 1, Plain: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Close()
 	late := func(ctx context.Context, _ bool) (io.ReadWriteCloser, error) {
 		link, err := fake{answer: on(typeLstat, func(rq request) []byte { return status(rq.id, statusMissing) })}.dial(ctx, false)
 		return &slow{ReadWriteCloser: link, delay: delay, in: make(chan slowly, 1000)}, err
 	}
 	pl, _ := parse("sftp://host/s")
 	o := (&Options{Connections: 1, Plain: true}).withDefaults()
-	s, err = open(t.Context(), pl, o, late)
+	s, err := open(t.Context(), pl, o, late)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -434,7 +435,7 @@ func TestRoundTrips(t *testing.T) {
 	for _, tt := range []struct {
 		what string
 		call func() error
-		most float64
+		most time.Duration
 	}{
 		{"Get", func() error { _, err := s.Get(t.Context(), c.ID); return err }, 2},
 		{"Has of a missing chunk", func() error { _, err := s.Has(t.Context(), c.ID); return err }, 1},
@@ -445,8 +446,8 @@ func TestRoundTrips(t *testing.T) {
 		if err := tt.call(); err != nil {
 			t.Errorf("%s: %v", tt.what, err)
 		}
-		if n := float64(time.Since(begin)) / float64(delay); n > tt.most+0.9 {
-			t.Errorf("%s takes %.1f round trips, want %v", tt.what, n, tt.most)
+		if n := time.Since(begin) / delay; n > tt.most {
+			t.Errorf("%s takes %d round trips, want %d", tt.what, n, tt.most)
 		}
 	}
 }
@@ -537,3 +538,45 @@ type replay struct{ io.Reader }
 
 func (*replay) Write(p []byte) (int, error) { return len(p), nil }
 func (*replay) Close() error                { return nil }
+
+// TestSyncTogether has one call of Sync take what another user has put: that one's Sync
+// does not return before it is durable, and sees to it itself if the first one is given up.
+func TestSyncTogether(t *testing.T) {
+	asked, release := make(chan struct{}, 9), make(chan struct{})
+	s, err := openFake(t, fake{
+		hello: pack(typeVersion, u32(3), str(extSync), str("1")),
+		answer: on(typeOpen, func(rq request) []byte {
+			asked <- struct{}{}
+			<-release
+			return status(rq.id, statusFailure) // directories cannot be opened: all that can be done is done
+		}),
+	}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	free := sync.OnceFunc(func() { close(release) })
+	defer free()
+
+	s.unsynced.add(s.path + "/abcd")
+	errStop := errors.New("stop")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	first, second := make(chan error, 1), make(chan error, 1)
+	go func() { first <- s.Sync(ctx) }()
+	<-asked
+	go func() { second <- s.Sync(t.Context()) }()
+	select {
+	case err := <-second:
+		t.Fatalf("Sync returns (%v) while the directory is on its way", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	cancel(errStop)
+	if err := <-first; err != errStop {
+		t.Errorf("the first one: %v", err)
+	}
+	free()
+	if err := <-second; err != nil || len(asked) < 3 {
+		t.Errorf("the second one: %v, after %d more requests", err, len(asked))
+	}
+}

@@ -259,6 +259,12 @@ func (n *names) take() []string {
 // opened as durable, and the server has fsync@openssh.com and lets directories be
 // opened as files, as OpenSSH does on most systems. Their bytes are durable before.
 func (s *Store) Sync(ctx context.Context) error {
+	select {
+	case s.syncing <- struct{}{}: // what another call has taken may be ours
+		defer func() { <-s.syncing }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	dirs := s.unsynced.take()
 	if len(dirs) > 0 {
 		dirs = append(dirs, s.path)

@@ -55,6 +55,7 @@ type Store struct {
 	plainFirst atomic.Bool   // the form that was found last: ask for it first
 	mode       atomic.Uint32 // permissions of chunk files; 0: not known yet
 	unsynced   names         // directories with new names since the last Sync
+	syncing    chan struct{} // holds an item while a Sync is under way
 
 	mu      sync.Mutex
 	writing map[chunker.ID]chan struct{} // guarded by mu: chunks that this process is writing
@@ -85,7 +86,7 @@ func Open(ctx context.Context, rawURL string, o *Options) (*Store, error) {
 }
 
 func open(ctx context.Context, pl place, o Options, dial dialFunc) (*Store, error) {
-	s := &Store{place: pl, o: o, writing: map[chunker.ID]chan struct{}{}}
+	s := &Store{place: pl, o: o, syncing: make(chan struct{}, 1), writing: map[chunker.ID]chan struct{}{}}
 	s.pool = newPool(ctx, pl.String(), &s.o, o.Connections, dial)
 	s.encoder = sync.OnceValues(func() (*cacnk.Encoder, error) { return cacnk.NewEncoder(s.o.Level) })
 	s.plainFirst.Store(s.o.Plain)
