@@ -119,20 +119,15 @@ func (s *Store) Sync(ctx context.Context) error {
 	if !s.o.Durable {
 		return nil
 	}
-	for {
-		if err := s.batch.publish(ctx); err != nil {
-			return err
-		}
-		if err := s.batch.wait(ctx); err != nil {
-			return err
-		}
-		s.batch.mu.Lock()
-		left := len(s.batch.list)
-		s.batch.mu.Unlock()
-		if left == 0 {
-			return s.syncBatch()
-		}
+	// One batch is enough: it begins after the one that was being published, and what is
+	// put meanwhile is for those who put it to wait for.
+	if err := s.batch.publish(ctx); err != nil {
+		return err
 	}
+	if err := s.batch.wait(ctx); err != nil {
+		return err
+	}
+	return s.syncBatch()
 }
 
 // Close removes what is under way: chunks put since the last Sync may or may not

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -738,4 +740,40 @@ func TestPutFails(t *testing.T) {
 		put(t, s, c)
 		checkHas(t, s, c, true)
 	}
+}
+
+// TestSyncAmongPuts has a Sync return although others put chunks all the while: it waits
+// for two batches at most, that which is on its way and the next.
+func TestSyncAmongPuts(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "s.castr"), &dir.Options{Create: true, Durable: true, Plain: true})
+	const batch = 4096
+	var wg sync.WaitGroup
+	var n, end atomic.Uint64
+	end.Store(1 << 20)
+	for range 4 {
+		wg.Go(func() {
+			for n.Load() < end.Load() {
+				if err := s.Put(t.Context(), storetest.Chunk(n.Add(1), 20)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for n.Load() < 100 {
+		time.Sleep(time.Millisecond)
+	}
+	for range 10 {
+		before := n.Load()
+		end.Store(before + 3*batch)
+		if err := s.Sync(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if n.Load() >= end.Load() {
+			t.Errorf("Sync returns when nobody puts any more, after %d chunks", n.Load()-before)
+			break
+		}
+	}
+	end.Store(0)
+	wg.Wait()
 }
