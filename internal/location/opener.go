@@ -17,6 +17,7 @@ import (
 	"github.com/castorsync/castor/store/remote"
 	"github.com/castorsync/castor/store/s3"
 	"github.com/castorsync/castor/store/sftp"
+	"github.com/castorsync/castor/store/transfer"
 )
 
 // Opener opens stores and indexes wherever they are. The zero value works, without any
@@ -26,6 +27,8 @@ type Opener struct {
 	Config *config.Config
 	Getenv func(string) string // nil: an empty environment
 	Log    *slog.Logger        // nil: nobody is told
+
+	servers transfer.Servers
 }
 
 // SourceStore is a store to get chunks from.

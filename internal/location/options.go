@@ -22,7 +22,7 @@ import (
 
 // webOptions returns how to ask a web server, secrets included.
 func (o *Opener) webOptions(st config.Settings) (*httpstore.Options, error) {
-	w := &httpstore.Options{HTTP2: st.HTTP2, Idle: st.Concurrency, User: st.User, Retries: st.Retries}
+	w := &httpstore.Options{HTTP2: st.HTTP2, Idle: st.Concurrency, User: st.User, Retries: st.Retries, Servers: &o.servers}
 	w.Connect, w.Answer, w.Stall = times(st)
 	var err error
 	if w.Header, err = o.header(st); err != nil {
@@ -101,7 +101,7 @@ func (o *Opener) header(st config.Settings) (http.Header, error) {
 func (o *Opener) s3Options(st config.Settings) (*s3.Options, error) {
 	w := &s3.Options{
 		Profile: st.Profile, CredentialsFile: st.CredentialsFile, NoCredentials: st.Anonymous,
-		Region: st.Region, Lookup: st.Lookup, Idle: st.Concurrency, Retries: st.Retries, Getenv: o.getenv,
+		Region: st.Region, Lookup: st.Lookup, Idle: st.Concurrency, Retries: st.Retries, Getenv: o.getenv, Servers: &o.servers,
 	}
 	w.Connect, w.Answer, w.Stall = times(st)
 	for _, s := range []struct {

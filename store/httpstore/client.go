@@ -16,10 +16,11 @@ import (
 // client makes requests to one server: with its credentials, with time-outs, and
 // again where that may help.
 type client struct {
-	o    Options
-	http *http.Client
-	own  *http.Transport // to the server
-	away *http.Transport // to where it redirects
+	o      Options
+	http   *http.Client
+	server *transfer.Server
+	own    *http.Transport // to the server
+	away   *http.Transport // to where it redirects
 }
 
 // newClient returns a client for the server of rawURL, and the URL without
@@ -40,7 +41,7 @@ func newClient(rawURL string, options *Options) (*client, *url.URL, error) {
 	}
 	u.User, u.Fragment, u.RawFragment = nil, "", ""
 
-	c := &client{o: o, own: newTransport(&o), away: newTransport(&o)}
+	c := &client{o: o, server: o.Servers.Server(u.Scheme + "://" + u.Host), own: newTransport(&o), away: newTransport(&o)}
 	if c.away.TLSClientConfig != nil {
 		c.away.TLSClientConfig.Certificates = nil
 		c.away.TLSClientConfig.GetClientCertificate = nil
@@ -112,6 +113,7 @@ func (c *client) send(ctx context.Context, method string, u *url.URL, header htt
 		cancel(nil)
 		return nil, clean(err)
 	}
+	c.server.Answered()
 	w.Start()
 	resp.Body = &watched{ReadCloser: resp.Body, ctx: ctx, w: w, end: cancel}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {

@@ -27,6 +27,7 @@ import (
 	"github.com/castorsync/castor/store"
 	"github.com/castorsync/castor/store/httpstore"
 	"github.com/castorsync/castor/store/storetest"
+	"github.com/castorsync/castor/store/transfer"
 )
 
 // holding returns a store in memory that has chunks.
@@ -296,7 +297,7 @@ func TestStalledUpload(t *testing.T) {
 	}
 }
 
-// TestNobody asks a port at which nobody listens, until somebody does.
+// TestNobody asks a port at which nobody listens, and again when somebody has.
 func TestNobody(t *testing.T) {
 	c := storetest.Chunk(1, 5000)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -306,24 +307,33 @@ func TestNobody(t *testing.T) {
 	addr := l.Addr().String()
 	l.Close()
 	o := quick()
-	o.Retries = 2
-	if _, err := open(t, "http://"+addr, o).Get(t.Context(), c.ID); err == nil || !strings.Contains(err.Error(), "refused (tried 3 times)") {
-		t.Errorf("error %v", err)
-	}
-	o.Retries, o.Backoff = 10, 50*time.Millisecond
+	o.Retries, o.Servers = 2, new(transfer.Servers)
 	s := open(t, "http://"+addr, o)
+	if _, err := s.Get(t.Context(), c.ID); err == nil || !strings.HasSuffix(err.Error(), "connection refused") {
+		t.Errorf("nobody was ever there: error %v", err)
+	}
 	h := handler(t, httpstore.HandlerOptions{Source: holding(t, c)})
-	time.AfterFunc(150*time.Millisecond, func() {
+	serve := func() *http.Server {
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			t.Error(err)
-			return
+			return nil
 		}
 		srv := httpstore.Server(h, nil)
 		go srv.Serve(l)
 		t.Cleanup(func() { srv.Close() })
-	})
+		return srv
+	}
+	first := serve()
 	checkGet(t, s, c)
+	first.Close()
+	if _, err := s.Get(t.Context(), c.ID); err == nil || !strings.Contains(err.Error(), "(tried 3 times)") {
+		t.Errorf("somebody was there: error %v", err)
+	}
+	o.Retries, o.Backoff = 20, 50*time.Millisecond
+	again := open(t, "http://"+addr, o) // which has never asked, but others have
+	time.AfterFunc(150*time.Millisecond, func() { serve() })
+	checkGet(t, again, c)
 }
 
 // TestCancel ends a context in each phase of a request.

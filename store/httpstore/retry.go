@@ -24,7 +24,7 @@ func (c *client) retry(ctx context.Context, f func() error) error {
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case !temporary(err):
+		case !temporary(err), c.server.Gone(err):
 			return err
 		case try == c.o.Retries:
 			if try > 0 {

@@ -48,6 +48,7 @@ func newClient(ctx context.Context, rawURL string, options *Options) (*client, e
 		return nil, err
 	}
 	c := &client{place: p, o: o, transport: newTransport(&o)}
+	c.transport.server = o.Servers.Server(p.endpoint.String())
 	if c.lookup == minio.BucketLookupAuto {
 		if c.lookup, err = parseLookup(o.Lookup); err != nil {
 			return nil, err
@@ -104,7 +105,7 @@ func (c *client) retry(ctx context.Context, f func(*regional) error) error {
 		case !mended && c.mend(core, err):
 			mended = true
 			continue
-		case !temporary(err):
+		case !temporary(err), c.transport.server.Gone(err):
 			return err
 		case try >= c.o.Retries:
 			if try > 0 {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/store/cacnk"
+	"github.com/castorsync/castor/store/transfer"
 )
 
 // Options are the settings of a client. The zero value and nil mean the defaults.
@@ -62,6 +63,11 @@ type Options struct {
 	Answer time.Duration
 	// Stall is the time in which 16 KiB of a body must move; 0 means 30 s.
 	Stall time.Duration
+
+	// Servers is what clients have in common: where one of them has had an answer, all
+	// wait for the server if it cannot be reached later. Otherwise that is an error at
+	// once. Nil means that this client stands alone.
+	Servers *transfer.Servers
 
 	// Retries is how often a request is tried again that failed for a reason that
 	// may pass; 0 means 6, a negative number 0.

@@ -20,6 +20,7 @@ import (
 // minio-go has no words for: see extras.
 type transport struct {
 	base   *http.Transport
+	server *transfer.Server
 	stall  time.Duration
 	resign func(*http.Request) *http.Request
 }
@@ -85,6 +86,7 @@ func (t *transport) RoundTrip(rq *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, brokenError{err}
 	}
+	t.server.Answered()
 	w.Start()
 	b := &watched{ReadCloser: resp.Body, ctx: ctx, w: w, left: maxAnswer}
 	b.end = func() {
