@@ -386,10 +386,11 @@ func TestRemove(t *testing.T) {
 }
 
 // TestCollect makes and collects at the same time: every chunk that a make counts on
-// is there afterwards.
+// is there afterwards, where the server checks times as it deletes. (versitygw does both,
+// one after the other, and a busy machine lets a use come in between.)
 func TestCollect(t *testing.T) {
-	g := tests3.Start(t)
-	url := g.URL("p")
+	f := &fake{}
+	url := f.serve(t) + "/p"
 	const n = 200
 	chunks := make([]store.Chunk, n)
 	s := open(t, url, keyed())
@@ -400,9 +401,7 @@ func TestCollect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range chunks {
-		g.Age(t, "p/"+name(c.ID), 48*time.Hour)
-	}
+	f.age(48 * time.Hour)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for range 3 {
