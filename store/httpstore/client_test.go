@@ -736,3 +736,34 @@ func (w *cutter) Write(b []byte) (int, error) {
 	}
 	return w.ResponseWriter.Write(b)
 }
+
+// TestContradictions has a server refuse one form, and then the other: it is not taken for
+// one that knows neither, of which nobody would be asked anything.
+func TestContradictions(t *testing.T) {
+	a, b, c := storetest.Chunk(1, 100), storetest.Chunk(2, 100), storetest.Chunk(3, 100)
+	var both sync.WaitGroup // the requests for plain chunks: the second comes before the first is answered
+	both.Add(2)
+	s := open(t, start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		code := http.StatusNotFound
+		isPlain := !strings.HasSuffix(r.URL.Path, ".cacnk")
+		if strings.Contains(r.URL.Path, a.ID.String()) && !isPlain || strings.Contains(r.URL.Path, b.ID.String()) && isPlain {
+			code = http.StatusBadRequest
+		}
+		if isPlain && !strings.Contains(r.URL.Path, c.ID.String()) {
+			both.Done()
+			both.Wait()
+		}
+		w.WriteHeader(code)
+	})), nil)
+	var wg sync.WaitGroup
+	for _, c := range []store.Chunk{a, b} {
+		wg.Go(func() { s.Has(t.Context(), c.ID) })
+	}
+	wg.Wait()
+	if has, err := s.Has(t.Context(), c.ID); has || err != nil {
+		t.Errorf("Has = %v, %v", has, err)
+	}
+	if got, err := s.Get(t.Context(), c.ID); !store.Missing(err) {
+		t.Errorf("Get = %d bytes, %v", len(got.Data), err)
+	}
+}

@@ -92,7 +92,7 @@ func (s *Store) ask(try func(form) error) error {
 	first := form(s.prefer.Load())
 	var missed error
 	for _, f := range []form{first, 1 - first} {
-		if s.refused[f].Load() {
+		if s.refused[f].Load() && !s.refused[1-f].Load() { // one that refuses both contradicts itself
 			continue
 		}
 		err := try(f)
