@@ -33,6 +33,7 @@ type lane struct {
 	repeats bool                 // it does
 	stopped bool
 	dialing context.CancelCauseFunc // while a connection is being made
+	now     *peer                   // while there is one
 }
 
 // Bounds of a connection.
@@ -63,6 +64,9 @@ func (l *lane) stop() {
 	l.stopped = true
 	if l.dialing != nil {
 		l.dialing(fs.ErrClosed)
+	}
+	if p := l.now; p != nil {
+		l.s.wg.Go(func() { p.conn.Close() }) // for who writes, which ask may be in
 	}
 	l.notify()
 }
@@ -210,6 +214,7 @@ func (l *lane) serve(p *peer) (answered int, err error) {
 	writer := make(chan struct{})
 	l.s.mu.Lock()
 	l.retired, l.probed, l.repeats = false, false, false
+	l.now = p
 	l.s.mu.Unlock()
 	go func() {
 		defer close(writer)
@@ -230,6 +235,7 @@ func (l *lane) serve(p *peer) (answered int, err error) {
 	}
 	l.s.mu.Lock()
 	usedUp := l.stopped || l.retired && len(l.sent) == 0
+	l.now = nil
 	l.s.mu.Unlock()
 	close(ended)
 	if usedUp {

@@ -44,7 +44,7 @@ type putting struct {
 	u *putter
 	p *peer
 
-	write sync.Mutex // held while a frame is written, and before u.mu
+	writing sync.Mutex // held while a frame is written, and before u.mu
 
 	puts, offers map[chunker.ID][]chan bool // guarded by u.mu: for whether the store has it
 	syncs        []barrier                  // guarded by u.mu: sent and not answered, in order
@@ -68,15 +68,18 @@ func (s *Store) Put(ctx context.Context, c store.Chunk) error {
 	if err != nil {
 		return s.error("put", c.ID, err)
 	}
-	defer bufpool.Put(buf)
-	_, err = s.put.ask(ctx, c.ID, appendChunkHead(nil, c.ID, zipped, len(data)), data)
+	if buf == nil { // writing may go on when this call has ended
+		buf = bufpool.Get(len(data))
+		data = buf[:copy(buf, data)]
+	}
+	_, err = s.put.ask(ctx, message{c.ID, appendChunkHead(nil, c.ID, zipped, len(data)), data, buf})
 	return s.wrap(ctx, "put", c.ID, err)
 }
 
 // Has reports whether the store has a chunk. If casync is on the other side it gets the
 // chunk to find out.
 func (s *Store) Has(ctx context.Context, id chunker.ID) (bool, error) {
-	has, err := s.put.ask(ctx, id, appendOffer(nil, []chunker.ID{id}), nil)
+	has, err := s.put.ask(ctx, message{id: id, head: appendOffer(nil, []chunker.ID{id})})
 	if !errors.Is(err, errors.ErrUnsupported) {
 		return has, s.wrap(ctx, "has", id, err)
 	}
@@ -114,9 +117,15 @@ func (s *Store) wrap(ctx context.Context, op string, id chunker.ID, err error) e
 	return s.error(op, id, err)
 }
 
-// ask sends a frame about id, a chunk if there is data and else an offer, and waits for
-// the answer.
-func (u *putter) ask(ctx context.Context, id chunker.ID, head, data []byte) (bool, error) {
+// message is a frame about a chunk: the chunk itself if there is data, else an offer.
+type message struct {
+	id         chunker.ID
+	head, data []byte
+	buf        []byte // from bufpool: backs data
+}
+
+// ask sends a message and waits for the answer.
+func (u *putter) ask(ctx context.Context, m message) (bool, error) {
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
 	}
@@ -127,21 +136,24 @@ func (u *putter) ask(ctx context.Context, id chunker.ID, head, data []byte) (boo
 	answer := make(chan bool, 1)
 	u.mu.Lock()
 	waiting := c.offers
-	if data != nil {
+	if m.data != nil {
 		waiting = c.puts
 	}
-	waiting[id] = append(waiting[id], answer)
+	waiting[m.id] = append(waiting[m.id], answer)
 	c.due()
 	full := len(c.fresh) >= maxFresh
 	u.mu.Unlock()
 	// A peer that takes nothing is found out by its answers that do not come.
-	err = c.send(head, data)
-	if err == nil && full {
-		_, err = c.sync()
-	}
+	err = c.write(ctx, func() error {
+		defer bufpool.Put(m.buf)
+		err := c.send(m.head, m.data)
+		if err == nil && full {
+			_, err = c.sync()
+		}
+		return err
+	})
 	if err != nil {
-		<-c.ended
-		return false, c.err
+		return false, err
 	}
 	select {
 	case has := <-answer:
@@ -155,6 +167,33 @@ func (u *putter) ask(ctx context.Context, id chunker.ID, head, data []byte) (boo
 		}
 	case <-ctx.Done():
 		return false, context.Cause(ctx)
+	}
+}
+
+// write calls f, which writes, and waits for it until ctx ends: f goes on then, for what
+// has been begun must be written to its end. If that fails, reading tells why.
+func (c *putting) write(ctx context.Context, f func() error) error {
+	written := make(chan error, 1)
+	c.u.mu.Lock()
+	if c.u.closed {
+		c.u.mu.Unlock()
+		return fs.ErrClosed
+	}
+	c.u.s.wg.Go(func() { written <- f() }) // with c.u.mu: Close waits for it
+	c.u.mu.Unlock()
+	select {
+	case err := <-written:
+		if err == nil {
+			return nil
+		}
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case <-c.ended:
+		return c.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -240,11 +279,16 @@ func (u *putter) sync(ctx context.Context) error {
 	if err != nil || c == nil || c.over() {
 		return err // what was put over connections that ended is durable, or lost
 	}
-	answered, err := c.sync()
+	sent := make(chan (<-chan struct{}), 1)
+	err = c.write(ctx, func() error {
+		answered, err := c.sync()
+		sent <- answered
+		return err
+	})
 	if err != nil {
-		<-c.ended
-		return c.err
+		return err
 	}
+	answered := <-sent
 	select {
 	case <-answered:
 		// A chunk may have been lost with the connection before, just now.
@@ -302,8 +346,8 @@ func (c *putting) busySince() int64 {
 
 // sync sends a SYNC. What it returns is closed when that is answered.
 func (c *putting) sync() (answered <-chan struct{}, err error) {
-	c.write.Lock() // SYNCs are answered in the order in which they are sent
-	defer c.write.Unlock()
+	c.writing.Lock() // SYNCs are answered in the order in which they are sent
+	defer c.writing.Unlock()
 	done := make(chan struct{})
 	c.u.mu.Lock()
 	c.syncs = append(c.syncs, barrier{c.fresh, done})
@@ -315,8 +359,8 @@ func (c *putting) sync() (answered <-chan struct{}, err error) {
 }
 
 func (c *putting) send(head, data []byte) error {
-	c.write.Lock()
-	defer c.write.Unlock()
+	c.writing.Lock()
+	defer c.writing.Unlock()
 	_, err := c.p.conn.Write(head)
 	if err == nil && len(data) > 0 {
 		_, err = c.p.conn.Write(data)
