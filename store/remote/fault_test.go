@@ -427,3 +427,19 @@ func TestCancelSync(t *testing.T) {
 		t.Errorf("Put to a store that is closed: %v", err)
 	}
 }
+
+// TestSlowUpload puts a chunk that takes longer than nothing may move.
+func TestSlowUpload(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "s.castr")
+	openDir(t, dir)
+	o := options(t, slowVariable+"=1 "+castor(t))
+	o.Stall = 2 * time.Second
+	s := open(t, "ssh://host"+dir, o)
+	begin := time.Now()
+	if err := s.Put(t.Context(), storetest.Plain(storetest.Random(1, 3<<20))); err != nil {
+		t.Fatal(err)
+	}
+	if d := time.Since(begin); d < o.Stall {
+		t.Errorf("took only %v", d)
+	}
+}
