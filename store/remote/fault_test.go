@@ -90,7 +90,13 @@ func TestHopeless(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			o := options(t, tt.command)
-			o.Connect, o.Stall, o.Retries = 700*time.Millisecond, 200*time.Millisecond, 1
+			o.Retries = 1
+			switch tt.name {
+			case "writes only":
+				o.Connect = 100 * time.Millisecond
+			case "silent":
+				o.Stall = 100 * time.Millisecond
+			}
 			s := open(t, "ssh://host/store", o)
 			_, err := s.Get(t.Context(), none)
 			if err == nil || !strings.Contains(err.Error(), tt.want) || store.Missing(err) {
