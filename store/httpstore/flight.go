@@ -17,6 +17,8 @@ import (
 type flights struct {
 	get     func(context.Context, chunker.ID) (store.Chunk, error)
 	slots   chan struct{} // holds one item for each chunk in memory
+	stored  *room         // for chunks as the source has them
+	others  *room         // for what they are converted to
 	metrics *metrics
 
 	mu  sync.Mutex
@@ -27,10 +29,12 @@ type flights struct {
 type flight struct {
 	all    *flights
 	id     chunker.ID
+	ctx    context.Context // ends when all have left
 	cancel context.CancelFunc
 	done   chan struct{} // closed when chunk and err are set
 	chunk  store.Chunk
 	err    error
+	held   int64 // of flights.stored
 
 	askers int  // guarded by flights.mu
 	spoilt bool // guarded by flights.mu: somebody may still read the buffers
@@ -39,18 +43,16 @@ type flight struct {
 	other   []byte // the chunk in the form in which it is not held
 	buf     []byte // from bufpool: backs other
 	otherr  error
+	extra   int64 // of flights.others
 }
-
-// slotWait is how long a request waits for memory.
-const slotWait = 10 * time.Second
 
 var (
 	errBusy    = errors.New("too many chunks are being served")
 	errConvert = errors.New("chunk could not be converted")
 )
 
-func newFlights(get func(context.Context, chunker.ID) (store.Chunk, error), slots int, m *metrics) *flights {
-	return &flights{get: get, slots: make(chan struct{}, slots), metrics: m, now: map[chunker.ID]*flight{}}
+func newFlights(get func(context.Context, chunker.ID) (store.Chunk, error), slots int, bytes int64, m *metrics) *flights {
+	return &flights{get: get, slots: make(chan struct{}, slots), stored: newRoom(bytes), others: newRoom(bytes), metrics: m, now: map[chunker.ID]*flight{}}
 }
 
 // slot waits for room for one more chunk in memory. The caller gives it back by
@@ -79,9 +81,9 @@ func (fs *flights) join(ctx context.Context, id chunker.ID) (*flight, error) {
 	f, ok := fs.now[id]
 	if !ok {
 		fctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-		f = &flight{all: fs, id: id, cancel: cancel, done: make(chan struct{})}
+		f = &flight{all: fs, id: id, ctx: fctx, cancel: cancel, done: make(chan struct{})}
 		fs.now[id] = f
-		go f.run(fctx)
+		go f.run()
 	}
 	f.askers++
 	fs.mu.Unlock()
@@ -101,13 +103,8 @@ func (fs *flights) join(ctx context.Context, id chunker.ID) (*flight, error) {
 	return f, nil
 }
 
-func (f *flight) run(ctx context.Context) {
-	if f.err = f.all.slot(ctx); f.err == nil {
-		f.all.metrics.fetched.Add(1)
-		if f.chunk, f.err = f.all.get(ctx, f.id); f.err != nil {
-			<-f.all.slots
-		}
-	}
+func (f *flight) run() {
+	f.err = f.fetch()
 	f.all.mu.Lock()
 	defer f.all.mu.Unlock()
 	if f.err != nil {
@@ -117,6 +114,26 @@ func (f *flight) run(ctx context.Context) {
 	if f.askers == 0 && f.err == nil {
 		f.free()
 	}
+}
+
+// fetch gets the chunk in its turn.
+func (f *flight) fetch() error {
+	if err := f.all.slot(f.ctx); err != nil {
+		return err
+	}
+	n, err := f.all.stored.take(f.ctx)
+	if err == nil {
+		f.all.metrics.fetched.Add(1)
+		f.chunk, err = f.all.get(f.ctx, f.id)
+		if err == nil {
+			f.held = int64(cap(f.chunk.Data))
+		}
+		f.all.stored.settle(n, f.held)
+	}
+	if err != nil {
+		<-f.all.slots
+	}
+	return err
 }
 
 // leave ends the use of the flight. Spoilt says that the caller cannot tell whether
@@ -153,13 +170,25 @@ func (f *flight) free() {
 		f.chunk.Release()
 		bufpool.Put(f.buf)
 	}
+	f.all.stored.settle(f.held, 0)
+	f.all.others.settle(f.extra, 0)
 	<-f.all.slots
 }
 
-// converted returns what convert makes of the chunk, which is called once.
+// converted returns what convert makes of the chunk, which is called once, when there is
+// room for it.
 func (f *flight) converted(convert func(store.Chunk) (data, buf []byte, err error)) ([]byte, error) {
 	f.convert.Do(func() {
+		n, err := f.all.others.take(f.ctx) // not of one who may leave while others wait
+		if err != nil {
+			f.otherr = err
+			return
+		}
 		f.otherr = errConvert // what others see if it panics
+		defer func() {
+			f.extra = int64(max(cap(f.buf), cap(f.other)))
+			f.all.others.settle(n, f.extra)
+		}()
 		f.other, f.buf, f.otherr = convert(f.chunk)
 	})
 	return f.other, f.otherr

@@ -47,6 +47,11 @@ type HandlerOptions struct {
 	// own: 256 MiB, and what it takes to decode one for each processor. Requests beyond
 	// wait up to 10 s for their turn.
 	MaxChunks int
+	// MaxHeld is how many bytes these chunks take, and as much again in the form into
+	// which they are converted; 0 means 256 MiB. One that is on its way counts as the
+	// greatest of late, and one may always come. Not more are converted at once than
+	// there are processors.
+	MaxHeld int64
 	// Level is the compression level for chunks that the source has plain; 0 means
 	// [cacnk.DefaultLevel].
 	Level int
@@ -79,7 +84,7 @@ type Handler struct {
 	limit    *limiter // nil: none
 	encoder  func() (*cacnk.Encoder, error)
 	uploads  *semaphore.Weighted // bytes of bodies
-	decoding chan struct{}       // holds one item for each upload that is decoded
+	decoding chan struct{}       // holds one item for each chunk that is decoded or compressed
 	metrics  metrics
 }
 
@@ -91,6 +96,7 @@ func NewHandler(o HandlerOptions) (*Handler, error) {
 	o.MaxChunk = cmp.Or(o.MaxChunk, chunker.MaxSize)
 	o.MaxIndex = cmp.Or(o.MaxIndex, 1<<30)
 	o.MaxChunks = cmp.Or(o.MaxChunks, 256)
+	o.MaxHeld = cmp.Or(o.MaxHeld, 256<<20)
 	o.Level = cmp.Or(o.Level, cacnk.DefaultLevel)
 	if s, ok := o.Source.(store.Store); ok && o.Sink == nil {
 		o.Sink = s
@@ -102,7 +108,7 @@ func NewHandler(o HandlerOptions) (*Handler, error) {
 	h.uploads = semaphore.NewWeighted(max(uploadRoom, cacnk.MaxStored(o.MaxChunk)))
 	h.decoding = make(chan struct{}, runtime.GOMAXPROCS(0))
 	h.files, _ = o.Source.(store.Opener)
-	h.flights = newFlights(o.Source.Get, o.MaxChunks, &h.metrics)
+	h.flights = newFlights(o.Source.Get, o.MaxChunks, o.MaxHeld, &h.metrics)
 	h.encoder = sync.OnceValues(func() (*cacnk.Encoder, error) { return cacnk.NewEncoder(o.Level) })
 	if o.Rate > 0 {
 		h.limit = newLimiter(o.Rate)

@@ -5,7 +5,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -116,7 +119,7 @@ func TestReadBody(t *testing.T) {
 func TestBusy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var m metrics
-		fs := newFlights(func(_ context.Context, id chunker.ID) (store.Chunk, error) { return store.Chunk{ID: id}, nil }, 1, &m)
+		fs := newFlights(func(_ context.Context, id chunker.ID) (store.Chunk, error) { return store.Chunk{ID: id}, nil }, 1, 1<<20, &m)
 		a, err := fs.join(t.Context(), chunker.ID{1})
 		if err != nil {
 			t.Fatal(err)
@@ -148,4 +151,104 @@ func TestPause(t *testing.T) {
 	if d := c.pause(&StatusError{RetryAfter: time.Hour}, 0); d != time.Minute {
 		t.Errorf("pause %v, want a minute", d)
 	}
+}
+
+// TestRoom has chunks that are greater than was thought: those behind them wait, in order,
+// and each leaves nothing behind.
+func TestRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRoom(1000)
+		take := func(want error) int64 {
+			t.Helper()
+			n, err := r.take(t.Context())
+			if err != want {
+				t.Errorf("error %v, want %v", err, want)
+			}
+			return n
+		}
+		a, b := take(nil), take(nil)
+		if a != 125 || b != 125 {
+			t.Errorf("took %d and %d", a, b)
+		}
+		r.settle(a, 5000)
+		begin := time.Now()
+		take(errBusy)
+		if d := time.Since(begin); d != slotWait {
+			t.Errorf("waited %v", d)
+		}
+		errStop := errors.New("stop")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(time.Second, func() { cancel(errStop) })
+		if _, err := r.take(ctx); err != errStop {
+			t.Errorf("error %v", err)
+		}
+		var order []int
+		var wg sync.WaitGroup
+		for i := range 3 {
+			wg.Go(func() {
+				n := take(nil)
+				order = append(order, i)
+				if r.taken != n {
+					t.Errorf("%d of %d taken: there is room for one, as great as the greatest", n, r.taken)
+				}
+				time.Sleep(time.Second)
+				r.settle(n, 0)
+			})
+			synctest.Wait()
+		}
+		r.settle(b, 0)
+		r.settle(5000, 0)
+		wg.Wait()
+		if !slices.Equal(order, []int{0, 1, 2}) || r.taken != 0 || len(r.queue) != 0 {
+			t.Errorf("order %v; left: %d bytes, %d waiting", order, r.taken, len(r.queue))
+		}
+		for range 100 {
+			r.settle(take(nil), 10)
+			r.settle(10, 0)
+		}
+		if r.guess > 30 {
+			t.Errorf("after small ones %d are taken for one", r.guess)
+		}
+	})
+}
+
+// TestRoomOfFlights asks for chunks in the form in which they are not held, which is far
+// greater: they are converted as there is room for them.
+func TestRoomOfFlights(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var m metrics
+		fs := newFlights(func(_ context.Context, id chunker.ID) (store.Chunk, error) {
+			return store.Chunk{ID: id, Data: make([]byte, 10)}, nil
+		}, 100, 1000, &m)
+		convert := func(store.Chunk) ([]byte, []byte, error) { return make([]byte, 400), nil, nil }
+		var now, most, busy atomic.Int64
+		var wg sync.WaitGroup
+		for i := range 50 {
+			wg.Go(func() {
+				f, err := fs.join(t.Context(), chunker.ID{byte(i)})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer f.leave(false)
+				if _, err := f.converted(convert); err != nil {
+					busy.Add(1)
+					return
+				}
+				most.Store(max(most.Load(), now.Add(1)))
+				time.Sleep(time.Second)
+				now.Add(-1)
+			})
+			if i == 0 {
+				synctest.Wait() // it is known how great they are
+			}
+		}
+		wg.Wait()
+		if most.Load() != 2 || busy.Load() == 0 {
+			t.Errorf("%d converted chunks at once, want 2; %d were refused", most.Load(), busy.Load())
+		}
+		if len(fs.now) != 0 || len(fs.slots) != 0 || fs.stored.taken != 0 || fs.others.taken != 0 {
+			t.Errorf("left: %d flights, %d slots, %d and %d bytes", len(fs.now), len(fs.slots), fs.stored.taken, fs.others.taken)
+		}
+	})
 }

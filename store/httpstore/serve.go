@@ -35,6 +35,10 @@ func (h *Handler) serveChunk(w http.ResponseWriter, r *http.Request, id chunker.
 	data := fl.chunk.Data
 	if held := fl.chunk.Codec == nil; held != (f == plain) {
 		data, err = fl.converted(h.convert)
+		if errors.Is(err, errBusy) {
+			h.chunkFault(w, r, err)
+			return
+		}
 		if err != nil {
 			h.fault(w, r, http.StatusInternalServerError, "chunk is damaged", err)
 			return
@@ -156,6 +160,8 @@ func conditional(h http.Header) bool {
 // convert returns c in the form in which it is not held, after it has made sure that
 // it is what its ID says, and the buffer of bufpool that may back it.
 func (h *Handler) convert(c store.Chunk) (data, buf []byte, err error) {
+	h.decoding <- struct{}{}
+	defer func() { <-h.decoding }()
 	h.metrics.converted.Add(1)
 	b, buf, err := h.open(c)
 	if err != nil || c.Codec != nil {

@@ -90,7 +90,13 @@ func TestHopeless(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			o := options(t, tt.command)
-			o.Connect, o.Stall, o.Retries = 700*time.Millisecond, 200*time.Millisecond, 1
+			o.Retries = 1
+			switch tt.name {
+			case "writes only":
+				o.Connect = 100 * time.Millisecond
+			case "silent":
+				o.Stall = 100 * time.Millisecond
+			}
 			s := open(t, "ssh://host/store", o)
 			_, err := s.Get(t.Context(), none)
 			if err == nil || !strings.Contains(err.Error(), tt.want) || store.Missing(err) {
@@ -425,5 +431,21 @@ func TestCancelSync(t *testing.T) {
 	s.Close()
 	if err := <-ended; !errors.Is(err, fs.ErrClosed) {
 		t.Errorf("Put to a store that is closed: %v", err)
+	}
+}
+
+// TestSlowUpload puts a chunk that takes longer than nothing may move.
+func TestSlowUpload(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "s.castr")
+	openDir(t, dir)
+	o := options(t, slowVariable+"=1 "+castor(t))
+	o.Stall = 2 * time.Second
+	s := open(t, "ssh://host"+dir, o)
+	begin := time.Now()
+	if err := s.Put(t.Context(), storetest.Plain(storetest.Random(1, 3<<20))); err != nil {
+		t.Fatal(err)
+	}
+	if d := time.Since(begin); d < o.Stall {
+		t.Errorf("took only %v", d)
 	}
 }

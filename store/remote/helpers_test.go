@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/index"
@@ -24,6 +25,17 @@ import (
 
 // serveVariable makes the test binary a server: the command that a client starts.
 const serveVariable = "CASTOR_TEST_SERVE"
+
+// slowVariable makes that server read 16 KiB every 20 ms.
+const slowVariable = "CASTOR_TEST_SLOW"
+
+// slowly reads in small pieces, and not often.
+type slowly struct{ r io.Reader }
+
+func (s slowly) Read(b []byte) (int, error) {
+	time.Sleep(20 * time.Millisecond)
+	return s.r.Read(b[:min(len(b), 16<<10)])
+}
 
 func TestMain(m *testing.M) {
 	if os.Getenv(serveVariable) != "" {
@@ -82,7 +94,11 @@ func serveMain(args []string) error {
 			o.Sink = s
 		}
 	}
-	return Serve(context.Background(), os.Stdin, os.Stdout, o)
+	in := io.Reader(os.Stdin)
+	if os.Getenv(slowVariable) != "" {
+		in = slowly{in}
+	}
+	return Serve(context.Background(), in, os.Stdout, o)
 }
 
 // castor is the command of our server.

@@ -362,8 +362,11 @@ func (c *putting) send(head, data []byte) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	_, err := c.p.conn.Write(head)
-	if err == nil && len(data) > 0 {
-		_, err = c.p.conn.Write(data)
+	for err == nil && len(data) > 0 {
+		piece := data[:min(len(data), maxPiece)]
+		data = data[len(piece):]
+		_, err = c.p.conn.Write(piece)
+		c.p.moved.Store(time.Now().UnixNano()) // a large chunk may take a while
 	}
 	return err
 }

@@ -35,8 +35,8 @@ type Options struct {
 	// Connect is the time for a connection to be made, questions of ssh to the user
 	// included; 0 means 2 min.
 	Connect time.Duration
-	// Stall is the time in which something must come while answers are due; 0 means
-	// 1 min.
+	// Stall is the time in which something must come, or a piece of a chunk go, while
+	// answers are due; 0 means 1 min.
 	Stall time.Duration
 
 	// Retries is how often in succession a new connection is tried when one breaks
@@ -85,7 +85,7 @@ type peer struct {
 	dec      *decoder
 	features features
 	cancel   context.CancelCauseFunc
-	lastRead atomic.Int64 // when something came, in nanoseconds
+	moved    atomic.Int64 // when something came, or a piece of a chunk went, in nanoseconds
 }
 
 // dial starts a session, and says and hears HELLO. The session ends when ctx does. The
@@ -108,7 +108,7 @@ func dial(ctx context.Context, host sshexec.Host, o *Options, verb string, w wha
 		return nil, err
 	}
 	p = &peer{conn: conn, cancel: cancel}
-	p.dec = newDecoder(&watched{conn, &p.lastRead})
+	p.dec = newDecoder(&watched{conn, &p.moved})
 	p.features, err = p.dec.greet(conn, wants)
 	timer.Stop()
 	if err == nil {
@@ -156,7 +156,7 @@ func (w *watched) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// watch kills the session when nothing comes for too long while busySince, which is
+// watch kills the session when nothing moves for too long while busySince, which is
 // called from another goroutine, says that something is due: since when, in
 // nanoseconds, or 0. It ends when done is closed.
 func (p *peer) watch(stall time.Duration, done <-chan struct{}, busySince func() int64) {
@@ -168,7 +168,7 @@ func (p *peer) watch(stall time.Duration, done <-chan struct{}, busySince func()
 			return
 		case now := <-t.C:
 			since := busySince()
-			if since != 0 && now.UnixNano()-max(since, p.lastRead.Load()) > int64(stall) {
+			if since != 0 && now.UnixNano()-max(since, p.moved.Load()) > int64(stall) {
 				p.cancel(errStall)
 				return
 			}

@@ -349,24 +349,35 @@ func TestSourceFails(t *testing.T) {
 
 // TestServeCancelled ends the context while the client says nothing, or takes nothing.
 func TestServeCancelled(t *testing.T) {
-	errStop := errors.New("stop")
 	for name, write := range map[string][]byte{
 		"no hello": nil,
 		"idle":     appendHello(nil, pullChunks),
 		"hung":     append(appendHello(nil, pullChunks), appendRequest(nil, 0, []chunker.ID{{1}})...),
 	} {
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithCancelCause(t.Context())
-			s := startServe(t, ctx, &ServerOptions{Source: &storetest.Faulty{Source: &storetest.Memory{}, Choose: func(storetest.Call) storetest.Fault { return storetest.Hang }}})
-			s.write(write)
-			s.want(kindHello)
-			begin := time.Now()
-			cancel(errStop)
-			if err := <-s.err; !errors.Is(err, errStop) || time.Since(begin) > 900*time.Millisecond {
-				t.Errorf("error %v after %v", err, time.Since(begin))
+			for range 5 { // a machine may be busy
+				if cancelled(t, write) {
+					return
+				}
 			}
+			t.Error("not at once")
 		})
 	}
+}
+
+// cancelled ends the context of a session, and reports whether that ends at once.
+func cancelled(t *testing.T, write []byte) bool {
+	errStop := errors.New("stop")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	s := startServe(t, ctx, &ServerOptions{Source: &storetest.Faulty{Source: &storetest.Memory{}, Choose: func(storetest.Call) storetest.Fault { return storetest.Hang }}})
+	s.write(write)
+	s.want(kindHello)
+	begin := time.Now()
+	cancel(errStop)
+	if err := <-s.err; !errors.Is(err, errStop) {
+		t.Errorf("error %v", err)
+	}
+	return time.Since(begin) < 900*time.Millisecond
 }
 
 // slowSync is a store of which Sync waits for wait.
