@@ -268,10 +268,10 @@ func (s Space) Ordinal(k Kind, i int) uint32 {
 
 // Kind is the reverse of [Space.Ordinal]. It reports whether there is such a group.
 func (s Space) Kind(ord uint32) (k Kind, i int, ok bool) {
-	i = int(ord)
-	if i == 0 {
-		return Control, 0, true
+	if ord == 0 || ord > maxOrdinal {
+		return Control, 0, ord == 0
 	}
+	i = int(ord)
 	i--
 	if i < s.IndexPieces() {
 		return IndexPiece, i, true
