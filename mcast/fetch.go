@@ -176,7 +176,7 @@ func (f *fetching) accepted(j *job) error {
 	case j.err == nil:
 		j.from.proven = j.from.proven || j.right
 		if j.right {
-			f.useful = now
+			f.useful, f.right = now, now
 		}
 		if j.lacks {
 			j.from.lack(ord)

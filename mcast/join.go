@@ -174,6 +174,8 @@ func (s *Session) alive(now time.Time) error {
 	}
 	quiet := now.Sub(last)
 	switch {
+	case last.IsZero() && !s.waited(now):
+		return nil // another one may come
 	case last.IsZero():
 		return fmt.Errorf("%w: none of its senders can be believed", ErrStalled)
 	case quiet > silentAfter, bye && quiet > byeAfter:

@@ -45,7 +45,10 @@ func (s *Session) symbol(now time.Time, g *group, n *sender, h wire.Header, symb
 	if !b.Add(h.ESI, symbol) {
 		return
 	}
-	s.useful, n.brought = now, true
+	n.brought = true
+	if n.proven || now.Sub(s.right) < provenAfter {
+		s.useful = now
+	}
 	if b.Full() {
 		if p.left--; p.left == 0 {
 			g.full = true

@@ -43,11 +43,16 @@ type Packet = udp.Packet
 // defaults.
 type ReceiveOptions struct {
 	Key    *wire.Key
-	Scope  wire.Scope     // 0: site
-	Source netip.Addr     // of the sender; valid means source-specific groups
-	Index  *index.Index   // that the root names, if it is at hand; nil: it is not
-	Wait   time.Duration  // for the first announcement; 0: 3 s
-	Memory int64          // bytes of objects on the way; 0: 256 MiB
+	Scope  wire.Scope    // 0: site
+	Source netip.Addr    // of the sender; valid means source-specific groups
+	Index  *index.Index  // that the root names, if it is at hand; nil: it is not
+	Wait   time.Duration // for the first announcement; 0: 3 s
+	Memory int64         // bytes of objects on the way; 0: 256 MiB
+
+	// MaxIndex is the size of the greatest index file to receive, which is held in memory
+	// before anything tells whether it is right; 0: 1 GiB.
+	MaxIndex int64
+
 	Log    *slog.Logger   // may be nil
 	Status func(Progress) // called now and then from the goroutine that receives
 	Drop   func() bool    // for tests: whether to lose the next packet
@@ -83,12 +88,17 @@ const (
 	byeAfter    = 2 * time.Second // the same when it has said so
 	stalledMin  = 6 * time.Second // nothing of use, and the sender's cursor stands
 	stalledMax  = 60 * time.Second
+	provenAfter = time.Hour // without anything right, what comes of the unproven is of no use
 	maxSenders  = 64
 	maxStrikes  = 3
 	maxOdd      = 64 // packets in a row that contradict those before
 )
 
-const receiveMemory = 256 << 20
+// Defaults of [ReceiveOptions].
+const (
+	receiveMemory = 256 << 20
+	receiveIndex  = 1 << 30
+)
 
 // Session is a receiver on the channel of one root. It is not safe for concurrent
 // use.
@@ -107,8 +117,10 @@ type Session struct {
 	window  window
 	memory  int64 // bytes of objects on the way
 
+	begun     time.Time
 	heard     time.Time // when something last came from a sender
 	useful    time.Time // when the last symbol of use came
+	right     time.Time // when something was found right, or the session began
 	moved     time.Time // when a sender's cursor last moved
 	expected  int       // packets since the window was looked at
 	got       int
@@ -140,6 +152,9 @@ func dial(ctx context.Context, links []ReceiverLink, root chunker.ID, o *Receive
 	if s.o.Memory <= 0 {
 		s.o.Memory = receiveMemory
 	}
+	if s.o.MaxIndex <= 0 {
+		s.o.MaxIndex = receiveIndex
+	}
 	s.channel = wire.OfRoot(root, s.o.Key)
 	s.control = s.address(0)
 	s.packets = make([]Packet, 256)
@@ -152,6 +167,7 @@ func dial(ctx context.Context, links []ReceiverLink, root chunker.ID, o *Receive
 		return nil, err
 	}
 	s.overflows = s.link.Overflows()
+	s.right = time.Now()
 	return s, nil
 }
 
@@ -170,8 +186,9 @@ func (s *Session) find(ctx context.Context, links []ReceiverLink) error {
 		}
 		joined = append(joined, l)
 	}
-	end := time.Now().Add(s.o.Wait)
-	again := time.Now().Add(time.Second)
+	s.begun = time.Now()
+	end := s.begun.Add(s.o.Wait)
+	again := s.begun.Add(time.Second)
 	for time.Now().Before(end) && len(joined) > 0 && s.link == nil {
 		for _, l := range joined {
 			s.link = l
@@ -283,13 +300,15 @@ func (s *Session) Index(ctx context.Context) (*index.Index, error) {
 	defer func() { s.only = nil }()
 	var errs []error
 	for len(errs) < maxSenders {
-		s.only = nil
+		if err := s.awaitSender(ctx); err != nil {
+			return nil, err
+		}
 		if s.only = s.best(); s.only == nil {
 			break
 		}
 		x, err := s.indexOf(ctx, s.only)
 		if err == nil {
-			s.only.proven = true
+			s.only.proven, s.right = true, time.Now()
 			return x, s.know(x)
 		}
 		if ctx.Err() != nil {
@@ -301,9 +320,27 @@ func (s *Session) Index(ctx context.Context) (*index.Index, error) {
 	return nil, fmt.Errorf("receive the index: %w", errors.Join(errs...))
 }
 
+// awaitSender waits until there is a sender that can be believed, but not longer than for
+// the first announcement: who has sent what is wrong may have been quicker than others.
+func (s *Session) awaitSender(ctx context.Context) error {
+	s.only = nil
+	for s.best() == nil && !s.waited(time.Now()) {
+		if err := s.read(ctx, time.Now().Add(tick)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// waited reports whether the time has passed in which senders have to announce themselves.
+func (s *Session) waited(now time.Time) bool { return now.Sub(s.begun) > s.o.Wait }
+
 // indexOf receives the index from one sender.
 func (s *Session) indexOf(ctx context.Context, n *sender) (*index.Index, error) {
 	space := n.Space
+	if space.IndexBytes > s.o.MaxIndex {
+		return nil, fmt.Errorf("an index of %d bytes, more than %d, is not received: get it otherwise", space.IndexBytes, s.o.MaxIndex)
+	}
 	pieces := make([][]byte, space.IndexPieces())
 	todo := make([]uint32, len(pieces))
 	for i := range todo {

@@ -95,7 +95,7 @@ func (s *Session) excuse(d time.Duration) {
 	for _, n := range s.senders {
 		n.heard = n.heard.Add(d)
 	}
-	s.useful, s.moved = s.useful.Add(d), s.moved.Add(d)
+	s.useful, s.moved, s.right = s.useful.Add(d), s.moved.Add(d), s.right.Add(d)
 }
 
 // sessionsOf is how many sessions of one source are known: one that is restarted has two

@@ -76,28 +76,37 @@ func (l Layout) Block(padded []byte, block int) []byte {
 }
 
 // workspace lends the codes their working memory. All share it: what each kept for
-// itself would be as large as a block, for every number of symbols.
-type workspace struct{ free sync.Pool }
+// itself would be as large as a block, for every number of symbols. A sync.Pool would
+// lose it at each collection, which a program with little garbage and a low GOGC has
+// more often than blocks to encode.
+type workspace struct{ free chan [][]byte }
 
-var scratch workspace
+// spare is how many working memories are kept.
+const spare = 4
+
+var scratch = workspace{make(chan [][]byte, spare)}
 
 // Get returns n buffers of size bytes.
-func (w *workspace) Get(n, size int) [][]byte {
-	b, _ := w.free.Get().(*[][]byte)
-	if b == nil || len(*b) < n || cap((*b)[0]) < size {
-		fresh := reedsolomon.AllocAligned(max(n, 2*MaxSource), size)
-		b = &fresh
+func (w *workspace) Get(n, size int) (b [][]byte) {
+	select {
+	case b = <-w.free:
+	default:
 	}
-	for i := range *b {
-		(*b)[i] = (*b)[i][:size]
+	if len(b) < n || cap(b[0]) < size {
+		b = reedsolomon.AllocAligned(max(n, 2*MaxSource), size)
 	}
-	return *b
+	for i := range b {
+		b[i] = b[i][:size]
+	}
+	return b
 }
 
 // Put takes back what Get returned.
 func (w *workspace) Put(b [][]byte) {
-	b = b[:cap(b)]
-	w.free.Put(&b)
+	select {
+	case w.free <- b[:cap(b)]:
+	default:
+	}
 }
 
 // codes holds the code for each number of source symbols. They are safe for

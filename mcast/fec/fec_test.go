@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 )
 
@@ -165,5 +166,23 @@ func BenchmarkDecode(b *testing.B) {
 			}
 		}
 		d.Decode()
+	}
+}
+
+// What a collection of garbage finds is not made anew: that took longer than to encode.
+func TestRepairAllocates(t *testing.T) {
+	const symbol = 1408
+	source, repair := make([]byte, MaxSource*symbol), make([]byte, MaxSource*symbol)
+	Repair(repair, source, symbol)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range 10 {
+		runtime.GC()
+		runtime.GC()
+		Repair(repair, source, symbol)
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 10*64<<10 {
+		t.Errorf("%d bytes allocated for ten blocks of %d", n, len(source))
 	}
 }

@@ -217,7 +217,11 @@ var ErrSpace = errors.New("more groups than a channel has")
 
 // Check returns ErrSpace if the numbers of s are out of range.
 func (s Space) Check() error {
-	if s.Level < 0 || s.Level > MaxLevel || s.Chunks < 0 || s.Chunks > 1<<30 || s.IndexBytes < 0 || s.IndexBytes > 1<<36 || s.Total() > maxOrdinal {
+	if s.Level < 0 || s.Level > MaxLevel || s.Chunks < 0 || s.Chunks > 1<<30 || s.IndexBytes < 0 || s.IndexBytes > 1<<36 {
+		return ErrSpace
+	}
+	// An int of 32 bits may not hold the sum.
+	if 1+int64(s.IndexPieces())+int64(s.Buckets())+int64(s.Chunks) > maxOrdinal {
 		return ErrSpace
 	}
 	return nil
@@ -245,7 +249,7 @@ func (s Space) IndexPieces() int {
 // Buckets returns the number of buckets.
 func (s Space) Buckets() int { return (s.Chunks + 1<<s.Level - 1) >> s.Level }
 
-// Total returns the number of groups.
+// Total returns the number of groups of a space that is valid.
 func (s Space) Total() int { return 1 + s.IndexPieces() + s.Buckets() + s.Chunks }
 
 // Ordinal returns the number of the group that carries number i of a kind.
@@ -264,10 +268,10 @@ func (s Space) Ordinal(k Kind, i int) uint32 {
 
 // Kind is the reverse of [Space.Ordinal]. It reports whether there is such a group.
 func (s Space) Kind(ord uint32) (k Kind, i int, ok bool) {
-	i = int(ord)
-	if i == 0 {
-		return Control, 0, true
+	if ord == 0 || ord > maxOrdinal {
+		return Control, 0, ord == 0
 	}
+	i = int(ord)
 	i--
 	if i < s.IndexPieces() {
 		return IndexPiece, i, true
