@@ -171,6 +171,10 @@ func TestMountSignals(t *testing.T) {
 	p.Process.Signal(syscall.SIGTERM)
 	m.ended(p, 0)
 
+	p = m.foreground("v1.caibx", "mnt") // as when a terminal is closed
+	p.Process.Signal(syscall.SIGHUP)
+	m.ended(p, 0)
+
 	p = m.foreground("v1.caibx", "mnt")
 	f, err := os.Open(m.path("mnt"))
 	if err != nil {
@@ -225,6 +229,36 @@ func TestMountNotify(t *testing.T) {
 	if got := told(); !strings.Contains(got, "STOPPING=1") {
 		t.Errorf("told %q", got)
 	}
+	m.ended(p, 0)
+}
+
+// What is logged when nobody can read it any more does not end the mount.
+func TestMountNoStderr(t *testing.T) {
+	m := newMounts(t)
+	c := command(m.dir, "mount", "v1.caibx", "mnt")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Stdout, c.Stderr = w, w
+	p := start(t, c)
+	w.Close()
+	if line, err := bufio.NewReader(r).ReadString('\n'); err != nil {
+		t.Fatalf("%q, %v", line, err)
+	}
+	r.Close()
+	if err := os.Rename(m.path("default.castr"), m.path("away.castr")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.cat(); err == nil {
+		t.Error("read what is not there")
+	}
+	p.Process.Signal(syscall.SIGUSR1)
+	if err := os.Rename(m.path("away.castr"), m.path("default.castr")); err != nil {
+		t.Fatal(err)
+	}
+	m.same()
+	m.unmount()
 	m.ended(p, 0)
 }
 
