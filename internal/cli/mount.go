@@ -405,7 +405,11 @@ func (f *mountFlags) serve(ctx context.Context, a *app, m *fuse.Mount, dir strin
 			notify(service.Stopping)
 			again = time.Tick(200 * time.Millisecond)
 		}
+		waits := time.AfterFunc(2*time.Second, func() {
+			a.say("%s is unmounted here, but not in other mount namespaces: it ends when it is. A second signal ends it at once", dir)
+		})
 		err := m.Unmount(false)
+		waits.Stop()
 		switch {
 		case err == nil:
 			return nil
