@@ -360,7 +360,7 @@ func testForget(t *testing.T, dir string, m *Mount) {
 		t.Fatal(err)
 	}
 	defer elsewhere.Wait()
-	defer in.Close()
+	defer elsewhere.Process.Kill()
 	if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}

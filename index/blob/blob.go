@@ -70,7 +70,9 @@ func New(x *index.Index, src store.Getter, o *Options) *Blob {
 
 // Close ends what is on the way. Reads fail from now on.
 func (b *Blob) Close() error {
+	b.mu.Lock() // a reader that has found it open begins what it needs before, and nobody afterwards
 	b.cancel(errClosed)
+	b.mu.Unlock()
 	b.work.Wait()
 	return nil
 }

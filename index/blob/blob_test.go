@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -241,6 +242,35 @@ func TestCancel(t *testing.T) {
 		}
 		b.Close()
 	})
+}
+
+// Close may come at any moment, and waits for all that is on the way.
+func TestClose(t *testing.T) {
+	_, x, src := content(t, 20)
+	for range 200 {
+		b := New(x, src, nil)
+		var wg sync.WaitGroup
+		for i := range 4 {
+			wg.Go(func() {
+				p := make([]byte, 10)
+				for off := int64(i * 5000); ; off = (off + 3000) % x.Size() {
+					if _, err := b.ReadAt(p, off); errors.Is(err, errClosed) {
+						return
+					} else if err != nil && err != io.EOF {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		runtime.Gosched()
+		b.Close()
+		before := src.gets.Load()
+		wg.Wait()
+		if after := src.gets.Load(); after != before {
+			t.Fatalf("%d chunks were got after Close", after-before)
+		}
+	}
 }
 
 // A chunk that is right by its digest and has another length than the index says

@@ -53,7 +53,7 @@ func newMount(a *app) *cobra.Command {
 of the index without its suffix; an archive (.catar), or the index of one (.caidx), as
 the tree of files in it. Chunks are got when they are read, and nothing can be written.
 
-The mount is served until castor unmount, SIGTERM or SIGINT ends it. While files in it
+The mount is served until castor unmount, SIGTERM, SIGINT or SIGHUP ends it. While files in it
 are in use that waits for them; a second signal ends it at once. With --daemon the
 command returns when the mount can be used.
 
@@ -231,6 +231,8 @@ func (f *mountFlags) run(ctx context.Context, a *app, loc, dir string) (err erro
 	if !unlink() {
 		return context.Cause(ctx)
 	}
+	asked, hangup, stop := mountSignals()
+	defer stop()
 	m, err := content.Mount(dir, &fuse.Options{
 		Source: loc, AllowOther: f.allowOther, Flags: f.options, Log: a.log,
 		Whole: whole,
@@ -248,7 +250,7 @@ func (f *mountFlags) run(ctx context.Context, a *app, loc, dir string) (err erro
 		go func() { defer close(filled); f.complete(life, a, loc) }()
 		defer func() { end(nil); <-filled }()
 	}
-	return f.serve(ctx, a, m, dir)
+	return f.serve(ctx, a, m, dir, asked, hangup)
 }
 
 // content opens what is to be mounted.
@@ -373,7 +375,7 @@ func (f *mountFlags) complete(ctx context.Context, a *app, loc string) {
 }
 
 // serve returns when the mount has ended.
-func (f *mountFlags) serve(ctx context.Context, a *app, m *fuse.Mount, dir string) error {
+func (f *mountFlags) serve(ctx context.Context, a *app, m *fuse.Mount, dir string, asked, hangup <-chan os.Signal) error {
 	// The second signal ends the process: the mount must not be left behind.
 	a.beforeExit.Store(new(func() { m.Unmount(true) }))
 	manager := service.Manager{Getenv: a.Getenv, PID: os.Getpid()}
@@ -384,12 +386,9 @@ func (f *mountFlags) serve(ctx context.Context, a *app, m *fuse.Mount, dir strin
 	}
 	gone := make(chan struct{})
 	go func() { defer close(gone); m.Wait() }()
-	asked, stop := statsSignals()
-	defer stop()
 	notify(service.Ready)
-	ended, again := ctx.Done(), time.NewTicker(time.Hour)
-	defer again.Stop()
-	busy := false
+	ended, busy := ctx.Done(), false
+	var again <-chan time.Time // to try to unmount
 	for {
 		select {
 		case <-gone:
@@ -398,15 +397,19 @@ func (f *mountFlags) serve(ctx context.Context, a *app, m *fuse.Mount, dir strin
 			json.NewEncoder(a.Stderr).Encode(f.stats(m.Stats()))
 			continue
 		case <-ended:
-			ended = nil
+		case <-hangup:
+		case <-again:
+		}
+		if again == nil {
+			ended, hangup = nil, nil
 			notify(service.Stopping)
-			again.Reset(200 * time.Millisecond)
-		case <-again.C:
+			again = time.Tick(200 * time.Millisecond)
 		}
-		if ended != nil {
-			continue
-		}
+		waits := time.AfterFunc(2*time.Second, func() {
+			a.say("%s is unmounted here, but not in other mount namespaces: it ends when it is. A second signal ends it at once", dir)
+		})
 		err := m.Unmount(false)
+		waits.Stop()
 		switch {
 		case err == nil:
 			return nil

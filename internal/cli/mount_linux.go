@@ -92,9 +92,18 @@ func (p waitingParent) ready() {
 	p.pipe.Close()
 }
 
-// statsSignals delivers SIGUSR1.
-func statsSignals() (asked <-chan os.Signal, stop func()) {
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, unix.SIGUSR1)
-	return c, func() { signal.Stop(c) }
+// mountSignals delivers SIGUSR1 and SIGHUP. Neither the end of a terminal nor that of
+// whoever reads what is logged may end the process, as the mount would be left behind.
+func mountSignals() (stats, hangup <-chan os.Signal, stop func()) {
+	s, h := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	signal.Notify(s, unix.SIGUSR1)
+	if !signal.Ignored(unix.SIGHUP) { // as nohup has it
+		signal.Notify(h, unix.SIGHUP)
+	}
+	signal.Ignore(unix.SIGPIPE)
+	return s, h, func() {
+		signal.Stop(s)
+		signal.Stop(h)
+		signal.Reset(unix.SIGPIPE)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -171,6 +172,10 @@ func TestMountSignals(t *testing.T) {
 	p.Process.Signal(syscall.SIGTERM)
 	m.ended(p, 0)
 
+	p = m.foreground("v1.caibx", "mnt") // as when a terminal is closed
+	p.Process.Signal(syscall.SIGHUP)
+	m.ended(p, 0)
+
 	p = m.foreground("v1.caibx", "mnt")
 	f, err := os.Open(m.path("mnt"))
 	if err != nil {
@@ -194,6 +199,50 @@ func TestMountSignals(t *testing.T) {
 	time.Sleep(300 * time.Millisecond)
 	p.Process.Signal(syscall.SIGINT)
 	m.ended(p, 130)
+}
+
+// A mount that is in another mount namespace, too, is served until it has gone there, and
+// castor says what it waits for.
+func TestMountNamespace(t *testing.T) {
+	m := newMounts(t)
+	c := command(m.dir, "mount", "v1.caibx", "mnt")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	c.Stderr = w
+	p := start(t, c)
+	w.Close()
+	lines := bufio.NewScanner(r)
+	said := func(what string) {
+		t.Helper()
+		if r.SetReadDeadline(time.Now().Add(20 * time.Second)); !lines.Scan() || !strings.Contains(lines.Text(), what) {
+			t.Fatalf("said %q, %v, want %q", lines.Text(), lines.Err(), what)
+		}
+	}
+	said("is mounted")
+	other := exec.Command(testneed.Tool(t, "unshare"), "-m", "--propagation", "private", "sh", "-c", `echo; read line; exec cat "$1"`, "-", m.path("mnt", "v1"))
+	in, err1 := other.StdinPipe()
+	out, err2 := other.StdoutPipe()
+	if err := errors.Join(err1, err2, other.Start()); err != nil {
+		t.Fatal(err)
+	}
+	defer other.Wait()
+	defer other.Process.Kill()
+	if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	p.Process.Signal(syscall.SIGTERM)
+	said("other mount namespaces")
+	if m.mounted() {
+		t.Error("still mounted here")
+	}
+	io.WriteString(in, "\n")
+	if got, err := io.ReadAll(out); err != nil || !bytes.Equal(got, m.content) {
+		t.Errorf("read there: %s, %v", difference(got, m.content), err)
+	}
+	m.ended(p, 0)
 }
 
 // A service manager is told when the mount can be used, and when it is about to end.
@@ -225,6 +274,36 @@ func TestMountNotify(t *testing.T) {
 	if got := told(); !strings.Contains(got, "STOPPING=1") {
 		t.Errorf("told %q", got)
 	}
+	m.ended(p, 0)
+}
+
+// What is logged when nobody can read it any more does not end the mount.
+func TestMountNoStderr(t *testing.T) {
+	m := newMounts(t)
+	c := command(m.dir, "mount", "v1.caibx", "mnt")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Stdout, c.Stderr = w, w
+	p := start(t, c)
+	w.Close()
+	if line, err := bufio.NewReader(r).ReadString('\n'); err != nil {
+		t.Fatalf("%q, %v", line, err)
+	}
+	r.Close()
+	if err := os.Rename(m.path("default.castr"), m.path("away.castr")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.cat(); err == nil {
+		t.Error("read what is not there")
+	}
+	p.Process.Signal(syscall.SIGUSR1)
+	if err := os.Rename(m.path("away.castr"), m.path("default.castr")); err != nil {
+		t.Fatal(err)
+	}
+	m.same()
+	m.unmount()
 	m.ended(p, 0)
 }
 
@@ -476,6 +555,11 @@ func TestMountHelper(t *testing.T) {
 		mount -t fuse castor#v1.caibx mnt
 		sha256sum < mnt/v1
 		castor unmount mnt
+		echo "$PWD/v1.caibx $PWD/mnt fuse.castor _netdev,nofail,noauto,x-systemd.automount,allow_other,nosuid,nodev,store=$PWD/default.castr 0 0" > fstab
+		mount --bind fstab /etc/fstab
+		mount "$PWD/mnt"
+		sha256sum < mnt/v1
+		umount mnt
 		! mount -t fuse.castor no.caibx mnt 2>&1
 		! mount -t fuse.castor v1.caibx mnt -o nonsense 2>&1
 	`, m.dir, exe)
@@ -487,8 +571,8 @@ func TestMountHelper(t *testing.T) {
 	}
 	sum := fmt.Sprintf("%x  -\n", sha256.Sum256(m.content))
 	lines := strings.SplitAfter(string(out), "\n")
-	if len(lines) < 5 || lines[0] != sum || lines[1] != "1\n" || lines[2] != sum ||
-		!strings.Contains(lines[3], "no.caibx") || !strings.Contains(lines[4], "-o nonsense: unknown option") {
+	if len(lines) < 6 || lines[0] != sum || lines[1] != "1\n" || lines[2] != sum || lines[3] != sum ||
+		!strings.Contains(lines[4], "no.caibx") || !strings.Contains(lines[5], "-o nonsense: unknown option") {
 		t.Errorf("%s", out)
 	}
 }

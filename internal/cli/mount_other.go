@@ -18,4 +18,4 @@ func daemonParent(*app) (waitingParent, bool) { return waitingParent{}, false }
 
 func (waitingParent) ready() {}
 
-func statsSignals() (<-chan os.Signal, func()) { return nil, func() {} }
+func mountSignals() (stats, hangup <-chan os.Signal, stop func()) { return nil, nil, func() {} }
