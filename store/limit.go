@@ -2,22 +2,17 @@ package store
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/time/rate"
 
 	"github.com/castorsync/castor/chunker"
-	"github.com/castorsync/castor/internal/units"
 )
 
 // Limits bound what is asked of a source. Zero means no limit.
 type Limits struct {
-	Requests int           // calls at once; more wait for their turn
-	Rate     int64         // bytes of chunks a second, as stored, in and out together
-	Timeout  time.Duration // for one call, from its turn on
+	Requests int   // calls at once; more wait for their turn
+	Rate     int64 // bytes of chunks a second, as stored, in and out together
 }
 
 // Limit returns g within limits, with the powers that g has: it is a [Store] if g is one.
@@ -31,7 +26,7 @@ func Limit(g Getter, l Limits) Getter {
 	if l == (Limits{}) {
 		return g
 	}
-	s := &limited{passed: passed{g}, timeout: l.Timeout}
+	s := &limited{passed: passed{g}}
 	if l.Requests > 0 {
 		s.turns = make(chan struct{}, l.Requests)
 	}
@@ -51,13 +46,11 @@ const (
 
 type limited struct {
 	passed
-	turns   chan struct{} // holds one item for each call; nil: no limit
-	rate    *rate.Limiter // nil: no limit
-	timeout time.Duration
+	turns chan struct{} // holds one item for each call; nil: no limit
+	rate  *rate.Limiter // nil: no limit
 }
 
-// call makes a call in its turn and within its time, and then what follows, which keeps
-// the turn and is not timed.
+// call makes a call in its turn, and then what follows, which keeps the turn.
 func (l *limited) call(ctx context.Context, f, then func(context.Context) error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -70,25 +63,10 @@ func (l *limited) call(ctx context.Context, f, then func(context.Context) error)
 			return context.Cause(ctx)
 		}
 	}
-	if err := l.timed(ctx, f); err != nil || then == nil {
+	if err := f(ctx); err != nil || then == nil {
 		return err
 	}
 	return then(ctx)
-}
-
-// timed makes a call within its time.
-func (l *limited) timed(ctx context.Context, f func(context.Context) error) error {
-	if l.timeout <= 0 {
-		return f(ctx)
-	}
-	late := fmt.Errorf("no answer within %s: %w", units.Duration(l.timeout), os.ErrDeadlineExceeded)
-	inner, cancel := context.WithTimeoutCause(ctx, l.timeout, late)
-	defer cancel()
-	err := f(inner)
-	if err != nil && ctx.Err() == nil && context.Cause(inner) == late {
-		return late
-	}
-	return err
 }
 
 // pay waits until n bytes more have their share of the rate.
@@ -111,14 +89,6 @@ func (l *limited) pay(ctx context.Context, n int) error {
 	return nil
 }
 
-// told returns err about a chunk with its name, if it is about time.
-func (l *limited) told(op string, id chunker.ID, err error) error {
-	if _, named := errors.AsType[*Error](err); named || !errors.Is(err, os.ErrDeadlineExceeded) {
-		return err
-	}
-	return &Error{Op: op, Loc: l.String(), ID: id, Err: err}
-}
-
 func (l *limited) Get(ctx context.Context, id chunker.ID) (c Chunk, err error) {
 	err = l.call(ctx, func(ctx context.Context) error {
 		c, err = l.to.Get(ctx, id)
@@ -131,21 +101,19 @@ func (l *limited) Get(ctx context.Context, id chunker.ID) (c Chunk, err error) {
 		return nil
 	})
 	if err != nil {
-		return Chunk{}, l.told("get", id, err)
+		return Chunk{}, err
 	}
 	return c, nil
 }
 
 func (l *limited) Put(ctx context.Context, c Chunk) error {
-	err := l.call(ctx, func(ctx context.Context) error { return l.passed.Put(ctx, c) },
+	return l.call(ctx, func(ctx context.Context) error { return l.passed.Put(ctx, c) },
 		func(ctx context.Context) error { return l.pay(ctx, len(c.Data)) })
-	return l.told("put", c.ID, err)
 }
 
 func (l *limited) Replace(ctx context.Context, c Chunk) error {
-	err := l.call(ctx, func(ctx context.Context) error { return l.passed.Replace(ctx, c) },
+	return l.call(ctx, func(ctx context.Context) error { return l.passed.Replace(ctx, c) },
 		func(ctx context.Context) error { return l.pay(ctx, len(c.Data)) })
-	return l.told("put", c.ID, err)
 }
 
 func (l *limited) Add(ctx context.Context, c Chunk) (a Added, err error) {
@@ -153,7 +121,7 @@ func (l *limited) Add(ctx context.Context, c Chunk) (a Added, err error) {
 		a, err = l.passed.Add(ctx, c)
 		return err
 	}, func(ctx context.Context) error { return l.pay(ctx, int(a.Stored)) })
-	return a, l.told("put", c.ID, err)
+	return a, err
 }
 
 func (l *limited) Has(ctx context.Context, id chunker.ID) (has bool, err error) {
@@ -161,7 +129,7 @@ func (l *limited) Has(ctx context.Context, id chunker.ID) (has bool, err error) 
 		has, err = l.passed.Has(ctx, id)
 		return err
 	}, nil)
-	return has && err == nil, l.told("stat", id, err)
+	return has && err == nil, err
 }
 
 func (l *limited) StoredSize(ctx context.Context, id chunker.ID) (n int64, err error) {
@@ -169,5 +137,5 @@ func (l *limited) StoredSize(ctx context.Context, id chunker.ID) (n int64, err e
 		n, err = l.passed.StoredSize(ctx, id)
 		return err
 	}, nil)
-	return n, l.told("stat", id, err)
+	return n, err
 }

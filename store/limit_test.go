@@ -2,9 +2,6 @@ package store_test
 
 import (
 	"context"
-	"errors"
-	"os"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -131,34 +128,6 @@ func TestLimitLarge(t *testing.T) {
 		}
 		if got := time.Since(begin); got < 9*time.Second || got > 11*time.Second {
 			t.Errorf("took %v, want about 10 s", got)
-		}
-	})
-}
-
-func TestLimitTimeout(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := storetest.Chunk(1, 64<<10)
-		hang := faulty(t, "get", storetest.Hang, c)
-		l := store.Limit(hang, store.Limits{Timeout: 5 * time.Second, Requests: 1, Rate: 1 << 10}).(store.Store)
-		begin := time.Now()
-		_, err := l.Get(t.Context(), c.ID)
-		e, ok := errors.AsType[*store.Error](err)
-		if !errors.Is(err, os.ErrDeadlineExceeded) || !ok || e.ID != c.ID || !strings.Contains(err.Error(), "faulty: no answer within 5.00 s") {
-			t.Errorf("got error %v", err)
-		}
-		if got := time.Since(begin); got != 5*time.Second {
-			t.Errorf("took %v", got)
-		}
-		if _, err := l.Get(cancelled(t), c.ID); err != errStop {
-			t.Errorf("cancelled: %v", err)
-		}
-		// Waiting for the rate is not counted.
-		if err := l.Put(t.Context(), c); err != nil {
-			t.Errorf("Put: %v", err)
-		}
-		begin = time.Now()
-		if err := l.Put(t.Context(), storetest.Chunk(2, 64<<10)); err != nil || time.Since(begin) < 50*time.Second {
-			t.Errorf("Put: %v after %v", err, time.Since(begin))
 		}
 	})
 }

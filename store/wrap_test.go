@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"testing"
-	"time"
 
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/store"
@@ -17,7 +16,7 @@ import (
 var wrappers = map[string]func(store.Getter) store.Getter{
 	"Shared": store.Shared,
 	"Limit": func(g store.Getter) store.Getter {
-		return store.Limit(g, store.Limits{Requests: 16, Rate: 1 << 40, Timeout: time.Minute})
+		return store.Limit(g, store.Limits{Requests: 16, Rate: 1 << 40})
 	},
 }
 
