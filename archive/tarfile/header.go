@@ -94,19 +94,12 @@ func addRecords(to map[string]string, n *archive.Node, f archive.Features) {
 		to[keySELinux] = n.SELinux
 	}
 	numbers := f.Any(anyUID)
-	if a := n.ACL.Access; a != nil {
-		to[keyAccess] = formatACL(&archive.DefaultACL{
-			UserObj: permBits(n, 6), GroupObj: a.GroupObj, Other: permBits(n, 0), Mask: permBits(n, 3),
-			Users: a.Users, Groups: a.Groups,
-		}, numbers)
+	if a := n.AccessList(); a != nil {
+		to[keyAccess] = formatACL(a, numbers)
 	}
 	if d := n.ACL.Default; d != nil {
 		to[keyDefault] = formatACL(d, numbers)
 	}
-}
-
-func permBits(n *archive.Node, shift int) archive.ACLPerm {
-	return archive.ACLPerm(n.Mode >> shift & 7)
 }
 
 var errLeftOut = errors.New("left out: tar has no place for it")

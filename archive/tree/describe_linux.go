@@ -3,8 +3,6 @@ package tree
 import (
 	"bytes"
 	"cmp"
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -301,83 +299,4 @@ func grow(get func([]byte) (int, error)) ([]byte, error) {
 			return nil, err
 		}
 	}
-}
-
-func (w *walker) describeACL(n *archive.Node, src attributeSource) error {
-	if !w.f.Has(archive.ACLs) || n.IsSymlink() {
-		return nil
-	}
-	b, ok, err := src.get("system.posix_acl_access")
-	if err != nil {
-		return err
-	}
-	if ok {
-		a, err := w.parseACL(b)
-		if err != nil {
-			return err
-		}
-		// Without a mask, the permissions of the mode are all there is.
-		if a.Mask != archive.NoMask {
-			n.ACL.Access = &archive.AccessACL{GroupObj: a.GroupObj, Users: a.Users, Groups: a.Groups}
-		}
-	}
-	if !n.IsDir() {
-		return nil
-	}
-	b, ok, err = src.get("system.posix_acl_default")
-	if err != nil || !ok || len(b) <= aclHeader {
-		return err
-	}
-	n.ACL.Default, err = w.parseACL(b)
-	return err
-}
-
-const aclHeader, aclEntry = 4, 8 // bytes, of struct posix_acl_xattr_header and _entry
-
-var errBadACL = errors.New("not in the form that the kernel uses")
-
-// parseACL parses the binary form of an access control list.
-func (w *walker) parseACL(b []byte) (*archive.DefaultACL, error) {
-	if len(b) < aclHeader || (len(b)-aclHeader)%aclEntry != 0 || binary.LittleEndian.Uint32(b) != aclVersion {
-		return nil, errBadACL
-	}
-	a := &archive.DefaultACL{Mask: archive.NoMask}
-	for b = b[aclHeader:]; len(b) > 0; b = b[aclEntry:] {
-		tag, perm := binary.LittleEndian.Uint16(b), archive.ACLPerm(b[2])
-		id := binary.LittleEndian.Uint32(b[4:])
-		switch tag {
-		case tagUserObj:
-			a.UserObj = perm
-		case tagGroupObj:
-			a.GroupObj = perm
-		case tagOther:
-			a.Other = perm
-		case tagMask:
-			a.Mask = perm
-		case tagUser:
-			e, err := w.aclEntry(id, perm, w.ids.user)
-			if err != nil {
-				return nil, err
-			}
-			a.Users = append(a.Users, e)
-		case tagGroup:
-			e, err := w.aclEntry(id, perm, w.ids.group)
-			if err != nil {
-				return nil, err
-			}
-			a.Groups = append(a.Groups, e)
-		default:
-			return nil, errBadACL
-		}
-	}
-	return a, nil
-}
-
-func (w *walker) aclEntry(id uint32, perm archive.ACLPerm, name func(uint32) (string, error)) (e archive.ACLEntry, err error) {
-	e.Perm = perm
-	if e.ID, err = w.ids.number(id); err != nil {
-		return e, err
-	}
-	e.Name, err = name(id)
-	return e, err
 }

@@ -2,8 +2,6 @@ package tree
 
 import (
 	"bytes"
-	"cmp"
-	"encoding/binary"
 	"fmt"
 	"io/fs"
 	"os"
@@ -70,14 +68,6 @@ func makeSubvolume(d *destDir, name string) error {
 	}
 	_, err := d.allow(name)
 	return err
-}
-
-func ioctl(fd int, request uint, arg unsafe.Pointer) error {
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(request), uintptr(arg))
-	if errno != 0 {
-		return errno
-	}
-	return nil
 }
 
 // Attributes that must be set before there is data, and those that hinder changes.
@@ -333,7 +323,7 @@ func (u *unpacker) permissions(h *handle, t target, n *archive.Node) error {
 	}
 	acls := u.mask.Has(archive.ACLs)
 	if acls && n.ACL.Access == nil {
-		if err := u.problem(t.path, "ACL", h.remove(aclAccess)); err != nil {
+		if err := u.problem(t.path, "ACL", h.remove(archive.AccessACLName)); err != nil {
 			return err
 		}
 	}
@@ -343,8 +333,7 @@ func (u *unpacker) permissions(h *handle, t target, n *archive.Node) error {
 		}
 	}
 	if acls && n.ACL.Access != nil {
-		value, err := u.accessACL(n)
-		if err := u.setACL(h, t, aclAccess, value, err); err != nil {
+		if err := u.setACL(h, t, archive.AccessACLName, n.AccessList()); err != nil {
 			return err
 		}
 	}
@@ -352,10 +341,9 @@ func (u *unpacker) permissions(h *handle, t target, n *archive.Node) error {
 	case !acls || !n.IsDir():
 		return nil
 	case n.ACL.Default == nil:
-		return u.problem(t.path, "default ACL", h.remove(aclDefault))
+		return u.problem(t.path, "default ACL", h.remove(archive.DefaultACLName))
 	}
-	value, err := u.defaultACL(n.ACL.Default)
-	return u.setACL(h, t, aclDefault, value, err)
+	return u.setACL(h, t, archive.DefaultACLName, n.ACL.Default)
 }
 
 // modeOf returns the permissions that a node is to have, and whether they are to be
@@ -415,14 +403,6 @@ func (u *unpacker) chmod(h *handle, t target, n *archive.Node, mode uint32) erro
 }
 
 var errForeignOwner = fmt.Errorf("%w: not set, since the owner could not be restored", fs.ErrPermission)
-
-// setACL sets an access control list that was built with err.
-func (u *unpacker) setACL(h *handle, t target, name string, value []byte, err error) error {
-	if err := u.problem(t.path, "ACL", err); err != nil {
-		return err
-	}
-	return u.problem(t.path, "ACL", h.set(name, value))
-}
 
 // xattrs sets user.* and trusted.* attributes, and removes others of those.
 func (u *unpacker) xattrs(h *handle, t target, n *archive.Node) error {
@@ -498,192 +478,4 @@ func (u *unpacker) time(h *handle, t target, n *archive.Node) error {
 		return u.problem(t.path, "time", errno)
 	}
 	return nil
-}
-
-// Tags of entries in the binary form of ACLs, linux/posix_acl_xattr.h.
-const (
-	aclVersion  = 2
-	tagUserObj  = 0x01
-	tagUser     = 0x02
-	tagGroupObj = 0x04
-	tagGroup    = 0x08
-	tagMask     = 0x10
-	tagOther    = 0x20
-	noID        = 0xffffffff
-)
-
-const (
-	aclAccess  = "system.posix_acl_access"
-	aclDefault = "system.posix_acl_default"
-)
-
-// accessACL returns the kernel's form of a node's access control list. With an error,
-// it is without those who are not known here.
-func (u *unpacker) accessACL(n *archive.Node) ([]byte, error) {
-	a := n.ACL.Access
-	users, err1 := u.aclEntries(tagUser, a.Users, u.owners.user)
-	groups, err2 := u.aclEntries(tagGroup, a.Groups, u.owners.group)
-	b := binary.LittleEndian.AppendUint32(nil, aclVersion)
-	b = appendACLEntry(b, tagUserObj, archive.ACLPerm(n.Perm()>>6&7), noID)
-	b = append(b, users...)
-	b = appendACLEntry(b, tagGroupObj, a.GroupObj, noID)
-	b = append(b, groups...)
-	b = appendACLEntry(b, tagMask, archive.ACLPerm(n.Perm()>>3&7), noID)
-	b = appendACLEntry(b, tagOther, archive.ACLPerm(n.Perm()&7), noID)
-	return b, cmp.Or(err1, err2)
-}
-
-// defaultACL is for directories what accessACL is.
-func (u *unpacker) defaultACL(a *archive.DefaultACL) ([]byte, error) {
-	users, err1 := u.aclEntries(tagUser, a.Users, u.owners.user)
-	groups, err2 := u.aclEntries(tagGroup, a.Groups, u.owners.group)
-	b := binary.LittleEndian.AppendUint32(nil, aclVersion)
-	b = appendACLEntry(b, tagUserObj, a.UserObj, noID)
-	b = append(b, users...)
-	b = appendACLEntry(b, tagGroupObj, a.GroupObj, noID)
-	b = append(b, groups...)
-	if a.Mask != archive.NoMask {
-		b = appendACLEntry(b, tagMask, a.Mask, noID)
-	}
-	return appendACLEntry(b, tagOther, a.Other, noID), cmp.Or(err1, err2)
-}
-
-func appendACLEntry(b []byte, tag uint16, perm archive.ACLPerm, id uint32) []byte {
-	b = binary.LittleEndian.AppendUint16(b, tag)
-	b = binary.LittleEndian.AppendUint16(b, uint16(perm))
-	return binary.LittleEndian.AppendUint32(b, id)
-}
-
-// aclEntries returns entries with their numbers here, ascending as the kernel wants
-// them. With an error, those who are not known here are left out.
-func (u *unpacker) aclEntries(tag uint16, list []archive.ACLEntry, find func(string) int64) (b []byte, err error) {
-	type entry struct {
-		id   uint32
-		perm archive.ACLPerm
-	}
-	var here []entry
-	for _, e := range list {
-		id, unknown := u.number(e.Name, e.ID, find)
-		if unknown != nil {
-			err = unknown
-			continue
-		}
-		here = append(here, entry{id, e.Perm})
-	}
-	slices.SortFunc(here, func(a, b entry) int { return cmp.Compare(a.id, b.id) })
-	for _, e := range here {
-		b = appendACLEntry(b, tag, e.perm, e.id)
-	}
-	return b, err
-}
-
-// Attributes as the kernel numbers them, FS_*_FL of linux/fs.h.
-const (
-	flagImmutable = 0x10
-	flagAppend    = 0x20
-)
-
-var kernelFlags = []struct {
-	f    archive.Features
-	flag int
-}{
-	{archive.FlagAppend, flagAppend},
-	{archive.FlagNoATime, 0x80},
-	{archive.FlagCompr, 0x4},
-	{archive.FlagNoCOW, 0x800000},
-	{archive.FlagNoDump, 0x40},
-	{archive.FlagDirSync, 0x10000},
-	{archive.FlagImmutable, flagImmutable},
-	{archive.FlagSync, 0x8},
-	{archive.FlagNoComp, 0x400},
-	{archive.FlagProjInherit, 0x20000000},
-}
-
-// setChattr makes those of an open node's attributes that are in mask what set says.
-func setChattr(fd int, set, mask archive.Features) error {
-	now, err := unix.IoctlGetInt(fd, unix.FS_IOC_GETFLAGS)
-	if err != nil {
-		return err
-	}
-	want := now
-	for _, k := range kernelFlags {
-		if set.Has(k.f) {
-			want |= k.flag
-		} else if mask.Has(k.f) {
-			want &^= k.flag
-		}
-	}
-	if want == now {
-		return nil
-	}
-	return unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, want)
-}
-
-// setProject sets the project id of an open node.
-func setProject(fd int, id uint32) error {
-	// struct fsxattr, FS_IOC_FSGETXATTR and FS_IOC_FSSETXATTR of linux/fs.h
-	var attr struct {
-		flags, extent, extents, project, cow uint32
-		_                                    [8]byte
-	}
-	const get, set = 0x801c581f, 0x401c5820
-	if err := ioctl(fd, get, unsafe.Pointer(&attr)); err != nil || attr.project == id {
-		return err
-	}
-	attr.project = id
-	return ioctl(fd, set, unsafe.Pointer(&attr))
-}
-
-// setFAT makes those of an open node's FAT attributes that are in mask what set says.
-func setFAT(fd int, set, mask archive.Features) error {
-	// FAT_IOCTL_GET_ATTRIBUTES and FAT_IOCTL_SET_ATTRIBUTES of linux/msdos_fs.h
-	const get, put = 0x80047210, 0x40047211
-	var now uint32
-	if err := ioctl(fd, get, unsafe.Pointer(&now)); err != nil {
-		if set == 0 {
-			return nil // what has no such attributes has none to clear
-		}
-		return err
-	}
-	want := now
-	for _, a := range []struct {
-		f   archive.Features
-		bit uint32
-	}{{archive.FlagHidden, 2}, {archive.FlagSystem, 4}, {archive.FlagArchive, 0x20}} {
-		if set.Has(a.f) {
-			want |= a.bit
-		} else if mask.Has(a.f) {
-			want &^= a.bit
-		}
-	}
-	if want == now {
-		return nil
-	}
-	return ioctl(fd, put, unsafe.Pointer(&want))
-}
-
-// BTRFS_IOC_SUBVOL_GETFLAGS, …SETFLAGS and BTRFS_SUBVOL_RDONLY of linux/btrfs.h
-const (
-	subvolGetFlags, subvolSetFlags = 0x80089419, 0x4008941a
-	subvolReadOnly                 = 2
-)
-
-// setReadOnly makes a subvolume of btrfs read-only.
-func setReadOnly(d *destDir) error {
-	var flags uint64
-	if err := ioctl(d.fd, subvolGetFlags, unsafe.Pointer(&flags)); err != nil {
-		return err
-	}
-	flags |= subvolReadOnly
-	return ioctl(d.fd, subvolSetFlags, unsafe.Pointer(&flags))
-}
-
-// clearReadOnly makes d writable if it is a read-only subvolume of btrfs. What goes
-// wrong shows when something is written.
-func clearReadOnly(d *destDir) {
-	var flags uint64
-	if ioctl(d.fd, subvolGetFlags, unsafe.Pointer(&flags)) == nil && flags&subvolReadOnly != 0 {
-		flags &^= subvolReadOnly
-		ioctl(d.fd, subvolSetFlags, unsafe.Pointer(&flags))
-	}
 }

@@ -106,7 +106,7 @@ func (d *destDir) inherits() bool {
 			}
 		}
 	}
-	_, err := unix.Fgetxattr(d.fd, aclDefault, nil)
+	_, err := unix.Fgetxattr(d.fd, archive.DefaultACLName, nil)
 	return err != unix.ENODATA && err != unix.EOPNOTSUPP
 }
 

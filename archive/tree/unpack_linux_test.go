@@ -503,15 +503,8 @@ func setFlags(name string, set archive.Features) error {
 }
 
 func setDefaultACL(name string) error {
-	b := []byte{aclVersion, 0, 0, 0}
-	for _, e := range []struct {
-		tag  uint16
-		perm archive.ACLPerm
-		id   uint32
-	}{{tagUserObj, 7, noID}, {tagUser, 7, 12345}, {tagGroupObj, 5, noID}, {tagMask, 7, noID}, {tagOther, 1, noID}} {
-		b = appendACLEntry(b, e.tag, e.perm, e.id)
-	}
-	return unix.Setxattr(name, aclDefault, b, 0)
+	a := &archive.DefaultACL{UserObj: 7, GroupObj: 5, Mask: 7, Other: 1, Users: []archive.ACLEntry{{ID: 12345, Perm: 7}}}
+	return unix.Setxattr(name, archive.DefaultACLName, a.Encode(), 0)
 }
 
 // inodesOf returns the inode of each regular file.
