@@ -20,7 +20,7 @@ func (s Status) WriteMetrics(w io.Writer) error {
 	counter("repair_symbols_total", "Of those, packets with a repair symbol.", s.Repair)
 	counter("announcements_total", "Announcements sent.", s.Announcements)
 	counter("errors_total", "Failures to load or to send.", s.Errors)
-	gauge("listeners", "Hosts that listen to any index.", s.Listeners)
+	gauge("listeners", "Listeners of all indexes; a host counts once for each.", s.Listeners)
 	gauge("groups", "Groups with listeners.", s.Objects)
 	gauge("extra_ratio", "What listeners needed beyond a full pass of late, as a part of it.", s.Loss)
 	perIndex := []struct {

@@ -10,7 +10,7 @@ type Status struct {
 	Repair        int64 // of those, with a repair symbol
 	Announcements int64
 	Errors        int64   // of loading and sending
-	Listeners     int     // hosts in the control groups, now
+	Listeners     int     // in the control groups, now; a host counts once for each
 	Objects       int     // that somebody listens to, now
 	Loss          float64 // what listeners needed beyond a full pass of late, as a part of it
 	Channels      []ChannelStatus
