@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/castorsync/castor/chunker"
 )
@@ -31,7 +32,24 @@ type batch struct {
 	list    []pending
 	bytes   int64
 	running chan struct{} // closed when the batch being published is done; nil before the first
-	err     error         // the first error; sticky
+	err     error         // the first error, which takes chunks with it that were put
+	told    time.Time     // when somebody was first told of it
+}
+
+// tellFor is how long everybody is told of an error: whoever put a chunk that it took
+// along, and others put some as well, waits for it by then. Later it may be over.
+const tellFor = time.Minute
+
+// failure returns the error to tell. The caller holds b.mu.
+func (b *batch) failure() error {
+	switch {
+	case b.err == nil:
+	case b.told.IsZero():
+		b.told = time.Now()
+	case time.Since(b.told) > tellFor:
+		b.err, b.told = nil, time.Time{}
+	}
+	return b.err
 }
 
 // add takes over a pending chunk. It waits only if the batch is full while the
@@ -42,7 +60,7 @@ func (b *batch) add(ctx context.Context, p pending) error {
 	b.s.batched(p.id)
 	b.bytes += p.size
 	full := b.bytes >= batchBytes || len(b.list) >= batchChunks
-	err := b.err
+	err := b.failure()
 	b.mu.Unlock()
 	if full && err == nil {
 		return b.publish(ctx)
@@ -97,7 +115,7 @@ func (b *batch) wait(ctx context.Context) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.err
+	return b.failure()
 }
 
 func (s *Store) publishAll(list []pending) error {

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/castorsync/castor/chunker"
@@ -776,4 +777,43 @@ func TestSyncAmongPuts(t *testing.T) {
 	}
 	end.Store(0)
 	wg.Wait()
+}
+
+// TestSyncFails has chunks that cannot get their names. Everybody is told for a while, and
+// the store works again when what was in the way is gone.
+func TestSyncFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := t.TempDir()
+		s, err := dir.Open(path, &dir.Options{Durable: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		a, b := storetest.Chunk(1, 1000), storetest.Chunk(2, 1000)
+		if err := s.Put(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+		written, err := filepath.Glob(filepath.Join(path, "*", "*.tmp"))
+		if err != nil || len(written) != 1 {
+			t.Fatalf("%q, %v", written, err)
+		}
+		if err := os.Remove(written[0]); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Sync(t.Context()); err == nil {
+			t.Error("Sync of a chunk that cannot get its name succeeds")
+		}
+		if err := s.Sync(t.Context()); err == nil {
+			t.Error("somebody else is not told")
+		}
+		time.Sleep(2 * time.Minute)
+		for _, c := range []store.Chunk{a, b} {
+			if err := errors.Join(s.Put(t.Context(), c), s.Sync(t.Context())); err != nil {
+				t.Error(err)
+			}
+			if _, err := s.Get(t.Context(), c.ID); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }

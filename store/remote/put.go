@@ -338,11 +338,17 @@ func (c *putting) due() {
 func (c *putting) busySince() int64 {
 	c.u.mu.Lock()
 	defer c.u.mu.Unlock()
-	if c.busy == 0 {
+	switch c.busy {
+	case 0:
 		return 0
+	case len(c.syncs): // the disk of the other side may take its time
+		return c.since.Add(syncTime).UnixNano()
 	}
 	return c.since.UnixNano()
 }
+
+// syncTime is how much longer the answer to a SYNC may take than others.
+const syncTime = 10 * time.Minute
 
 // sync sends a SYNC. What it returns is closed when that is answered.
 func (c *putting) sync() (answered <-chan struct{}, err error) {
