@@ -61,6 +61,7 @@ func (d *openDir) Readdirent(ctx context.Context) (*gofuse.DirEntry, syscall.Err
 
 // open begins to read the directory and goes to where the reader is.
 func (d *openDir) open() syscall.Errno {
+	d.n.s.reading.Store(d, nil)
 	d.next, d.stop = iter.Pull2(d.n.item.In(d.n.s.tree.Through(&d.src)).Children())
 	for range d.at {
 		if it, errno := d.child(); it == nil || errno != 0 {
@@ -86,6 +87,7 @@ func (d *openDir) child() (*archive.Item, syscall.Errno) {
 func (d *openDir) close() {
 	if d.stop != nil {
 		d.stop()
+		d.n.s.reading.Delete(d)
 	}
 	d.next, d.stop, d.last = nil, nil, nil
 }
@@ -104,6 +106,15 @@ func (d *openDir) Lookup(ctx context.Context, name string, out *gofuse.EntryOut)
 		return d.n.Lookup(ctx, name, out)
 	}
 	return d.n.child(ctx, d.last, out), 0
+}
+
+// closeDirs closes the directories that the kernel had open when a mount ended by
+// force. No request is on the way any more.
+func (s *serving) closeDirs() {
+	s.reading.Range(func(d, _ any) bool {
+		d.(*openDir).close()
+		return true
+	})
 }
 
 func (d *openDir) Releasedir(context.Context, uint32) { d.close() }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	gofs "github.com/hanwen/go-fuse/v2/fs"
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
@@ -18,6 +19,10 @@ import (
 // kernel, which does not see what they cost here, about 1 KiB each, would keep all that
 // it has ever seen as long as it has memory for its own part.
 const maxNodes = 1 << 18
+
+// pause is how long it takes at least until the kernel is told again: what it forgets it
+// says a little later, and what is in use it does not forget at all.
+const pause = 50 * time.Millisecond
 
 // nodes are the nodes that the kernel knows, in the order in which it came to
 // know them.
@@ -101,6 +106,11 @@ func (k *nodes) forget(unmounted <-chan struct{}) {
 			}
 			return lost
 		}))
+		select {
+		case <-unmounted:
+			return
+		case <-time.After(pause):
+		}
 	}
 }
 

@@ -144,6 +144,7 @@ func (f *FS) Mount(dir string, o *Options) (*Mount, error) {
 	go func() {
 		defer close(m.done)
 		server.Serve()
+		s.closeDirs()
 		close(unmounted)
 		<-s.nodes.done
 	}()

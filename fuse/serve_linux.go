@@ -33,6 +33,7 @@ type serving struct {
 	log     *slog.Logger
 	show    func(Stats) any
 	nodes   *nodes   // of a tree
+	reading sync.Map // *openDir that have begun to be read
 	whole   *os.File // that the kernel reads by itself; nil if it does not
 
 	reads, readBytes, lookups, listed, failed, interrupted atomic.Int64

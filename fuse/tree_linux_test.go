@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -338,6 +339,65 @@ func TestForget(t *testing.T) {
 			m.s.nodes.mu.Unlock()
 			testForget(t, dir, m)
 		})
+	}
+}
+
+// The kernel is not told again and again while nodes come.
+func TestForgetPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newNodes(10)
+		calls := 0
+		k.drop = func([]*treeNode) { calls++ }
+		unmounted := make(chan struct{})
+		go k.forget(unmounted)
+		for range 1000 {
+			k.add(&treeNode{})
+			time.Sleep(time.Millisecond)
+		}
+		close(unmounted)
+		<-k.done
+		if calls < 10 || calls > 21 {
+			t.Errorf("told %d times in a second", calls)
+		}
+	})
+}
+
+// A directory that was open when the mount was ended by force leaves nothing behind.
+func TestForced(t *testing.T) {
+	need(t)
+	content := directory(t, 5000)
+	tree, err := archive.OpenTree(bytes.NewReader(content), int64(len(content)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _ := count(t)
+	dir := t.TempDir()
+	m, err := Tree(tree).Mount(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	noPoll(t, dir)
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if names, err := f.Readdirnames(1); len(names) != 1 || err != nil {
+		t.Errorf("%q, %v", names, err)
+	}
+	if err := unix.Unmount(dir, unix.MNT_FORCE); err != nil && !errors.Is(err, unix.EBUSY) {
+		t.Error(err)
+	}
+	f.Close()
+	unix.Unmount(dir, unix.MNT_DETACH)
+	m.Wait()
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(time.Millisecond) {
+		after, _ := count(t)
+		if after <= before {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d goroutines, before it were %d", after, before)
+		}
 	}
 }
 
