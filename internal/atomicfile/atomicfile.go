@@ -22,10 +22,10 @@ const suffix = ".castor-tmp"
 // File is a file on its way to its name. It must be ended by Commit or Abort.
 type File struct {
 	*os.File
-	path   string
-	tmp    string
-	perm   fs.FileMode
-	old    fs.FileInfo // what is at path; nil if nothing is
+	path string
+	tmp  string
+	perm fs.FileMode
+	old  fs.FileInfo // what is at path; nil if nothing is
 }
 
 // Create begins to write the file path. If path is a symbolic link, the file it
