@@ -30,6 +30,12 @@ func changeLine(c tree.Change) string {
 	return line
 }
 
+// changeReport is the JSON form of a change.
+type changeReport struct {
+	tree.Change
+	RawPath []byte `json:"path_base64,omitempty"` // if path is not UTF-8
+}
+
 // verifyTree checks that a directory holds the tree of an archive.
 func (t *treeSource) verifyTree(ctx context.Context, a *app, loc, dir string) error {
 	if fi, err := os.Stat(dir); err != nil {
@@ -95,7 +101,7 @@ func (t *treeSource) diffTrees(ctx context.Context, a *app, old, new string, asJ
 	err = tree.Compare(ctx, x, y, mask, func(c tree.Change) error {
 		counts[c.Kind]++
 		if asJSON {
-			return enc.Encode(c)
+			return enc.Encode(changeReport{c, rawText(c.Path)})
 		}
 		_, err := fmt.Fprintln(w, changeLine(c))
 		return err
