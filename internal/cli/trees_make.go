@@ -114,6 +114,7 @@ func (f *makeFlags) makeArchive(ctx context.Context, a *app, loc, from string, d
 		return err
 	}
 	defer out.Abort()
+	f.tree.omit = out.Paths()
 	a.meter.Start("make", 0)
 	n := &counter{w: out, told: func(n int64) { a.meter.Update(n, 0, nil) }}
 	err = src.pack(ctx, n)

@@ -110,6 +110,18 @@ func (o *Opener) replaceable(ctx context.Context, p place, what string, same fun
 	return nil
 }
 
+// Paths returns where the index lies in the file system: the file that it goes into for
+// now, and that which it will be.
+func (x *IndexFile) Paths() []string {
+	switch {
+	case x.atomic != nil:
+		return []string{x.atomic.Name(), x.atomic.Path()}
+	case x.named:
+		return []string{x.spool.Name()}
+	}
+	return nil
+}
+
 // Write writes to the index.
 func (x *IndexFile) Write(b []byte) (n int, err error) {
 	switch {
