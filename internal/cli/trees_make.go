@@ -47,6 +47,9 @@ func (f *makeFlags) openDirectory(a *app, name string, d chunker.Digest) (*sourc
 	if f.tar {
 		return f.openTar(a, name, d)
 	}
+	if name == "-" {
+		return nil, 0, usagef("a tree does not come from stdin: name its directory; with --tar, a tar file comes from there")
+	}
 	features, err := f.tree.parse()
 	if err != nil {
 		return nil, 0, err
