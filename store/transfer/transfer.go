@@ -10,8 +10,10 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/castorsync/castor/internal/bufpool"
 	"github.com/castorsync/castor/store"
@@ -60,6 +62,18 @@ func ReadBody(r io.Reader, length, limit int64) ([]byte, error) {
 		}
 	}
 	return b, nil
+}
+
+// OneLine returns s without what a server should not write to a terminal, as one line
+// of about limit bytes.
+func OneLine(s string, limit int) string {
+	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool {
+		return unicode.IsSpace(r) || !unicode.IsPrint(r)
+	}), " ")
+	if len(s) > limit {
+		s = strings.ToValidUTF8(s[:limit], "") + "…"
+	}
+	return s
 }
 
 // piece is how many bytes must move in each period of a Watch.
