@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -125,7 +126,7 @@ func (w *Watch) Add(n int) {
 }
 
 // Permanent reports whether err would come again, whatever the server's answer: no
-// certificate to be trusted, no such host, damage.
+// certificate to be trusted, no such host, no TLS, damage.
 func Permanent(err error) bool {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return true
@@ -142,7 +143,7 @@ func Permanent(err error) bool {
 	if _, ok := errors.AsType[PermanentError](err); ok {
 		return true
 	}
-	return errors.Is(err, store.ErrDamaged)
+	return errors.Is(err, store.ErrDamaged) || errors.Is(err, http.ErrSchemeMismatch)
 }
 
 // PermanentError marks an error that would come again.
