@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Escape returns s as lists of casync show it: white space, control characters,
@@ -17,6 +19,24 @@ func Escape(s string) string {
 		} else {
 			b.WriteByte(c)
 		}
+	}
+	return b.String()
+}
+
+// Printable returns s as messages show it: what could play tricks on a terminal, and bytes
+// that are not UTF-8, become octal numbers behind a backslash, everything else stays.
+func Printable(s string) string {
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		if r == utf8.RuneError && n == 1 || !unicode.IsPrint(r) {
+			for i := range n {
+				fmt.Fprintf(&b, `\%03o`, s[i])
+			}
+		} else {
+			b.WriteString(s[:n])
+		}
+		s = s[n:]
 	}
 	return b.String()
 }

@@ -294,3 +294,19 @@ func TestTreeRank(t *testing.T) {
 		}
 	}
 }
+
+func TestPrintable(t *testing.T) {
+	for _, tt := range []struct{ s, want string }{
+		{"", ""},
+		{"plain name #1", "plain name #1"},
+		{"größe.txt", "größe.txt"},
+		{"a\x1b[31mb\r\n", `a\033[31mb\015\012`},
+		{"\xff\xfe", `\377\376`},
+		{"c1 \u009b", `c1 \302\233`},
+		{"bidi \u202e", `bidi \342\200\256`},
+	} {
+		if got := Printable(tt.s); got != tt.want {
+			t.Errorf("Printable(%q) = %q, want %q", tt.s, got, tt.want)
+		}
+	}
+}

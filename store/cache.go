@@ -15,9 +15,10 @@ type Cache struct {
 	Local    Store  // asked first, and filled
 	Source   Getter // asked for what Local lacks
 	Verifier *Verifier
-	Log      *slog.Logger // told of chunks that could not be kept; may be nil
+	Log      *slog.Logger // told of chunks that could not be kept, of many alike now and then; may be nil
 
 	hits, hitBytes atomic.Int64
+	told           often
 }
 
 var (
@@ -59,9 +60,7 @@ func (c *Cache) Get(ctx context.Context, id chunker.ID) (Chunk, error) {
 }
 
 func (c *Cache) warn(what string, err error) {
-	if c.Log != nil {
-		c.Log.Warn(what, "error", err)
-	}
+	c.told.warn(c.Log, what, what, "error", err)
 }
 
 // StoredSize returns what getting the chunk would move from the source: 0 if it

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"strconv"
 	"strings"
 
 	"github.com/castorsync/castor/chunker"
@@ -17,9 +18,11 @@ type Union struct {
 	Sources  []Getter
 	Verifier *Verifier
 
-	// Log is told of sources that failed while another one had the chunk. Nil
-	// means nobody is.
+	// Log is told of sources that failed while another one had the chunk, of one that
+	// keeps failing now and then. Nil means nobody is.
 	Log *slog.Logger
+
+	told often
 }
 
 var (
@@ -33,7 +36,6 @@ var (
 // if all of them lack the chunk.
 func (u *Union) Get(ctx context.Context, id chunker.ID) (Chunk, error) {
 	var errs []error
-	var failed []error // those of errs that somebody should know of
 	for _, s := range u.Sources {
 		c, err := s.Get(ctx, id)
 		if err == nil {
@@ -42,22 +44,24 @@ func (u *Union) Get(ctx context.Context, id chunker.ID) (Chunk, error) {
 			}
 		}
 		if err == nil {
-			for _, err := range failed {
-				if u.Log != nil && !Missing(err) {
-					u.Log.Warn("chunk taken from another store", "error", err, "store", c.Loc)
-				}
-			}
+			u.tell(errs, c)
 			return c, nil
 		}
 		if ctx.Err() != nil {
 			return Chunk{}, context.Cause(ctx)
 		}
 		errs = append(errs, err)
-		if !Delivers(s) { // what does has had its time
-			failed = append(failed, err)
-		}
 	}
 	return Chunk{}, &NotFoundError{ID: id, Tried: errs}
+}
+
+// tell says why the first sources, one for each of errs, were passed over for c.
+func (u *Union) tell(errs []error, c Chunk) {
+	for i, err := range errs {
+		if !Missing(err) && !Delivers(u.Sources[i]) { // what delivers has had its time
+			u.told.warn(u.Log, strconv.Itoa(i), "chunk taken from another store", "error", err, "store", c.Loc)
+		}
+	}
 }
 
 // StoredSize returns the size in the first source that has the chunk.

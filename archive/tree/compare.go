@@ -178,7 +178,7 @@ func (c *comparer) differs(a, b *archive.Item) (what []string, err error) {
 		} else {
 			same, err := c.sameContent(a, b)
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", a.Path, err)
+				return nil, fmt.Errorf("%s: %w", shown(a.Path), err)
 			}
 			add("content", !same)
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -178,6 +179,10 @@ func (d *folder) typeOf(name string) (uint32, error) {
 
 func (d *folder) stat(name string, st *unix.Stat_t) error {
 	return retry(func() error { return unix.Fstatat(d.fd, name, st, unix.AT_SYMLINK_NOFOLLOW) })
+}
+
+func (d *folder) lstat(name string) (fs.FileInfo, error) {
+	return os.Lstat(procPath(d.fd) + "/" + name)
 }
 
 // readFile returns the content of a small file in d.

@@ -96,6 +96,8 @@ func (d *folder) typeOf(name string) (uint32, error) {
 	return modeOf(fi.Mode()) & archive.TypeMask, nil
 }
 
+func (d *folder) lstat(name string) (fs.FileInfo, error) { return d.root.Lstat(name) }
+
 // readFile returns the content of a small file in d.
 func (d *folder) readFile(name string, limit int64) ([]byte, error) {
 	f, _, err := d.open(name)

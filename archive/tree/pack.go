@@ -18,6 +18,11 @@ type PackOptions struct {
 	// in the root would have it.
 	Exclude []string
 
+	// Omit are paths in the file system of what is left out, and reported: what is made of a
+	// tree may lie in it. They need not exist yet, and links in them are not followed at
+	// the end.
+	Omit []string
+
 	// UIDShift is subtracted from the numbers of users and groups, which are then
 	// taken modulo UIDRange if that is not 0. Names are those of the numbers in the
 	// file system. A number below UIDShift is an error.
@@ -47,6 +52,7 @@ const (
 	Vanished   = "vanished"   // left out: it was gone when its turn came
 	Unreadable = "unreadable" // left out: see [PackOptions].KeepGoing
 	Changed    = "changed"    // stored as it was read, while somebody changed it
+	Omitted    = "left out"   // being one of [PackOptions].Omit
 )
 
 // PackStats says what [Pack] or [Scan] has met.

@@ -353,6 +353,27 @@ func TestExcludeFiles(t *testing.T) {
 	}
 }
 
+// A name in Omit is left out where it is that very node.
+func TestOmit(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.MkdirAll(dir+"/store/sub", 0o777), os.MkdirAll(dir+"/a/store", 0o777))
+	for _, name := range []string{"index", "store/chunk", "a/index", "a/store/chunk"} {
+		must(t, os.WriteFile(filepath.Join(dir, name), []byte(name), 0o666))
+	}
+	must(t, os.Symlink("index", dir+"/link"), os.Link(dir+"/index", dir+"/other"))
+	var omitted []string
+	b, stats := pack(t, dir, defaultFeatures, &PackOptions{
+		Omit:    []string{dir + "/index", dir + "/store", dir + "/nosuch"},
+		Problem: func(p Problem) { omitted = append(omitted, p.Path+" "+p.What) },
+	})
+	if got, want := strings.Join(decode(t, b), " "), " a a/index a/store a/store/chunk a/store a link other "; got != want {
+		t.Errorf("in the archive: %q, want %q", got, want)
+	}
+	if got, want := strings.Join(omitted[:2], ", "), "index left out, store left out"; got != want || stats.Excluded != 2 {
+		t.Errorf("reported: %s, want %s; stats %+v", got, want, stats)
+	}
+}
+
 func lines(s string) (list []string) {
 	for line := range strings.SplitSeq(s, "\n") {
 		if line = strings.Trim(line, " \t"); line != "" && line[0] != '#' {

@@ -294,7 +294,7 @@ func (u *unpacker) read() (err error) {
 		case e.Node.IsDir():
 			d, err := u.enter(open[len(open)-1], name, e)
 			if err != nil {
-				return fmt.Errorf("%s: %w", e.Path, err)
+				return fmt.Errorf("%s: %w", shown(e.Path), err)
 			}
 			open = append(open, d)
 		case u.mask.Stores(e.Node.Mode):
@@ -470,7 +470,7 @@ func (u *unpacker) do(j *job) error {
 		return context.Cause(u.ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", j.path, err)
+		return fmt.Errorf("%s: %w", shown(j.path), err)
 	}
 	if j.first {
 		j.group.ok = true
@@ -537,5 +537,5 @@ func shown(path string) string {
 	if path == "" {
 		return "."
 	}
-	return path
+	return archive.Printable(path)
 }

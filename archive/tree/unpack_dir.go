@@ -180,11 +180,11 @@ func (u *unpacker) finishOne(d *directory) error {
 	if d != u.top {
 		var err error
 		if d.destDir, err = u.open(d.path); err != nil {
-			return fmt.Errorf("%s: %w", d.path, err)
+			return fmt.Errorf("%s: %w", shown(d.path), err)
 		}
 		defer d.close()
 		if now, err := d.info(); err != nil || !now.same(d.left) {
-			return fmt.Errorf("%s: %w", d.path, cmp.Or(err, errSwapped))
+			return fmt.Errorf("%s: %w", shown(d.path), cmp.Or(err, errSwapped))
 		}
 	}
 	for name := range d.old {
@@ -192,7 +192,7 @@ func (u *unpacker) finishOne(d *directory) error {
 			return context.Cause(u.ctx)
 		}
 		if err := d.removeAll(name); err != nil {
-			return fmt.Errorf("%s: cannot be removed: %w", inPath(d.path, name), err)
+			return fmt.Errorf("%s: cannot be removed: %w", shown(inPath(d.path, name)), err)
 		}
 		u.add(UnpackStats{Removed: 1})
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -28,6 +29,8 @@ var ErrChanged = errors.New("changed since it was looked at")
 
 // errVanished says that there is nothing of that name and type any more.
 var errVanished = fmt.Errorf("vanished: %w", fs.ErrNotExist)
+
+var errOmitted = errors.New("it is what is being made")
 
 // walker goes through a tree in the order of an archive. One goroutine lists
 // directories, several look at what is in them, and one passes it on in order.
@@ -203,6 +206,9 @@ func (w *walker) child(d *folder, e dirent, rules []rule) error {
 	if out || !w.f.Stores(e.typ) {
 		return w.queue.Submit(&item{kind: report, excluded: true})
 	}
+	if w.omits(d, e.name) {
+		return w.queue.Submit(&item{kind: report, excluded: true, problem: &Problem{name, Omitted, errOmitted}})
+	}
 	if isDir {
 		sub, err := w.openFolder(d, e.name)
 		switch {
@@ -215,6 +221,18 @@ func (w *walker) child(d *folder, e dirent, rules []rule) error {
 	}
 	d.refs.Add(1)
 	return w.queue.Submit(&item{kind: leaf, dir: d, name: e.name, path: name, typ: e.typ})
+}
+
+// omits reports whether a node in d is one that is to be left out.
+func (w *walker) omits(d *folder, name string) bool {
+	return slices.ContainsFunc(w.o.Omit, func(path string) bool {
+		if filepath.Base(path) != name {
+			return false
+		}
+		is, err := d.lstat(name)
+		omitted, oerr := os.Lstat(path)
+		return err == nil && oerr == nil && os.SameFile(is, omitted)
+	})
 }
 
 // missing reports a node that has vanished or cannot be read. It returns an error

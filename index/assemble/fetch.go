@@ -2,9 +2,11 @@ package assemble
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/castorsync/castor/chunker"
+	"github.com/castorsync/castor/index"
 	"github.com/castorsync/castor/internal/bitset"
 	"github.com/castorsync/castor/store"
 )
@@ -27,6 +29,10 @@ func (p *Plan) get(ctx context.Context, src store.Getter, i int) (store.Chunk, [
 	if err == nil {
 		b, err = p.open(&c, i)
 	}
+	if errors.Is(err, index.ErrFormat) {
+		c.Release()
+		return store.Chunk{}, nil, err
+	}
 	if err != nil {
 		c.Release()
 		return store.Chunk{}, nil, &MissingError{Offset: p.Index.Start(i), Err: err}
@@ -37,10 +43,9 @@ func (p *Plan) get(ctx context.Context, src store.Getter, i int) (store.Chunk, [
 // open returns the verified bytes of c, the chunk of entry i, which are as many as the
 // index says.
 func (p *Plan) open(c *store.Chunk, i int) ([]byte, error) {
-	n := p.Index.Len(i)
-	b, err := c.Open(p.Index.Digest(), n)
-	if err == nil && len(b) != n {
-		err = fmt.Errorf("%w: %v has %d bytes and the index says %d", store.ErrDamaged, c.ID, len(b), n)
+	b, err := c.Open(p.Index.Digest(), p.Index.Params.Max)
+	if n := p.Index.Len(i); err == nil && len(b) != n { // no store is to blame
+		err = fmt.Errorf("%w: entry %d has %d bytes, but chunk %v has %d", index.ErrFormat, i, n, c.ID, len(b))
 	}
 	return b, err
 }

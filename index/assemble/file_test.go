@@ -377,15 +377,15 @@ func TestLengthWrong(t *testing.T) {
 		src := &source{chunks: map[chunker.ID][]byte{x.Entries[0].ID: a}, got: map[chunker.ID]bool{}}
 		dir := t.TempDir()
 		o := FileOptions{NoSync: true, Seeds: []Seed{seed(t, dir, a, nil), seed(t, dir, a, x)}}
-		if _, err := File(t.Context(), x, filepath.Join(dir, "dest"), src, o); !errors.Is(err, store.ErrDamaged) {
-			t.Errorf("entry of %d bytes: got error %v, want %v", n, err, store.ErrDamaged)
+		if _, err := File(t.Context(), x, filepath.Join(dir, "dest"), src, o); !errors.Is(err, index.ErrFormat) || errors.Is(err, store.ErrDamaged) {
+			t.Errorf("entry of %d bytes: got error %v, want %v", n, err, index.ErrFormat)
 		}
 		p, err := NewPlan(t.Context(), x, &PlanOptions{Seeds: o.Seeds})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := p.Stream(t.Context(), io.Discard, 0, -1, src, nil); !errors.Is(err, store.ErrDamaged) {
-			t.Errorf("entry of %d bytes, stream: got error %v, want %v", n, err, store.ErrDamaged)
+		if _, err := p.Stream(t.Context(), io.Discard, 0, -1, src, nil); !errors.Is(err, index.ErrFormat) || errors.Is(err, store.ErrDamaged) {
+			t.Errorf("entry of %d bytes, stream: got error %v, want %v", n, err, index.ErrFormat)
 		}
 	}
 }

@@ -248,7 +248,7 @@ func (b *Blob) get(ctx context.Context, i int) (data []byte, stored int, err err
 		return nil, 0, err
 	}
 	if len(plain) != size {
-		return nil, 0, fmt.Errorf("chunk %v has %d bytes, the index says %d", id, len(plain), size)
+		return nil, 0, fmt.Errorf("%w: entry %d has %d bytes, but chunk %v has %d", index.ErrFormat, i, size, id, len(plain))
 	}
 	data = bufpool.Get(size)
 	copy(data, plain)

@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/castorsync/castor/archive"
 	"github.com/castorsync/castor/internal/config"
 	"github.com/castorsync/castor/internal/location"
 	"github.com/castorsync/castor/internal/progress"
@@ -91,7 +92,7 @@ func Main(args []string, sys Sys) int {
 	if hint := hint(err); hint != "" {
 		line += "; " + hint
 	}
-	fmt.Fprintln(sys.Stderr, "castor:", line)
+	fmt.Fprintln(sys.Stderr, "castor:", archive.Printable(line)) // with names, and words of servers, as they came
 	return exitCode(err)
 }
 

@@ -20,6 +20,7 @@ type featureFlags struct {
 	uidShift        uint32
 	uidRange        uint32
 	hardLinks       bool
+	omit            []string // paths of what is made of the tree
 }
 
 // addMask adds the flags that select features; what tells what for.
@@ -110,9 +111,15 @@ func (f *featureFlags) shift() (shift, modulus uint32) {
 }
 
 func (f *featureFlags) packOptions(a *app) *tree.PackOptions {
-	o := &tree.PackOptions{Exclude: f.exclude, HardLinks: f.hardLinks}
+	o := &tree.PackOptions{Exclude: f.exclude, HardLinks: f.hardLinks, Omit: f.omit}
 	o.UIDShift, o.UIDRange = f.shift()
-	o.Problem = func(p tree.Problem) { a.log.Warn("not in the archive as it is", "problem", p.Error()) }
+	o.Problem = func(p tree.Problem) {
+		if p.What == tree.Omitted {
+			a.log.Info("left out of the archive, being what is made", "path", p.Path)
+			return
+		}
+		a.log.Warn("not in the archive as it is", "problem", p.Error())
+	}
 	o.Progress = func(s tree.PackStats) { a.meter.Update(s.Bytes, 0, nil) }
 	return o
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -56,7 +57,8 @@ the store lacks, and write INDEX, or - for stdout.
 An INDEX named .caidx is of a tree: SOURCE is a directory, which is cut as the archive that
 casync makes of it, with all metadata that its file system has; --with and --without
 select. INDEX.catar is that archive itself, without chunks. A file that changes while it
-is read is read again; one that vanishes is left out and reported.
+is read is read again; one that vanishes is left out and reported. INDEX and the store
+are left out where they lie in the tree themselves.
 
 With --tar, SOURCE is a tar file of the tree, or - for one on stdin, of GNU, PAX or older
 form. A compressed one comes through a pipe. Its entries may be in any order: what is
@@ -150,6 +152,10 @@ func (f *makeFlags) run(ctx context.Context, a *app, indexLoc, from string) erro
 		return err
 	}
 	defer out.Abort()
+	f.tree.omit = out.Paths()
+	if dst != nil {
+		f.tree.omit = append(f.tree.omit, onDisk(f.sinkFor(a, indexLoc))...)
+	}
 	w, err := index.NewWriter(out, header)
 	if err != nil {
 		return err
@@ -243,6 +249,20 @@ func (f *makeFlags) sinkFor(a *app, loc string) string {
 		return f.store
 	}
 	return a.storeFor(loc)
+}
+
+// onDisk returns the path of a store or an index, links followed; none if it is on a server.
+func onDisk(loc string) []string {
+	if loc == "-" || location.KindOf(loc) != location.Directory {
+		return nil
+	}
+	if real, err := filepath.EvalSymlinks(loc); err == nil { // a link to it is a node of its own
+		loc = real
+	}
+	if abs, err := filepath.Abs(loc); err == nil { // which has a name at its end
+		loc = abs
+	}
+	return []string{loc}
 }
 
 // addLevel adds the flag for the compression level.

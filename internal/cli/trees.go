@@ -98,6 +98,9 @@ func (t *treeSource) openTree(ctx context.Context, a *app, loc string) (*archive
 		t.closers = append(t.closers, b)
 		return treeOf(loc)(archive.OpenTree(b, b.Size()))
 	}
+	if loc == "-" || location.KindOf(loc) != location.Directory {
+		return nil, usagef("%s: want a name ending in .catar or .caidx", loc)
+	}
 	fi, err := os.Stat(loc)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/castorsync/castor/archive"
@@ -28,6 +31,12 @@ func changeLine(c tree.Change) string {
 		line += ": " + strings.Join(c.What, ", ")
 	}
 	return line
+}
+
+// changeReport is the JSON form of a change.
+type changeReport struct {
+	tree.Change
+	RawPath []byte `json:"path_base64,omitempty"` // if path is not UTF-8
 }
 
 // verifyTree checks that a directory holds the tree of an archive.
@@ -58,7 +67,11 @@ func (t *treeSource) verifyTree(ctx context.Context, a *app, loc, dir string) er
 	w := bufio.NewWriter(a.Stdout)
 	defer w.Flush()
 	a.meter.Start("verify", v.Size())
+	own := madeIn{dir: dir, made: t.made(a, loc)}
 	err = tree.Compare(ctx, want, has, mask, func(c tree.Change) error {
+		if own.explains(c) {
+			return nil
+		}
 		changes++
 		_, err := fmt.Fprintln(w, changeLine(c))
 		return err
@@ -72,6 +85,46 @@ func (t *treeSource) verifyTree(ctx context.Context, a *app, loc, dir string) er
 	}
 	a.say("%s: matches", dir)
 	return nil
+}
+
+// made returns what a make of loc has left out of its tree: the file itself, and the
+// stores of its chunks.
+func (t *treeSource) made(a *app, loc string) (paths []string) {
+	for _, name := range append(t.named(a, loc), loc) {
+		paths = append(paths, onDisk(name)...)
+	}
+	return paths
+}
+
+// madeIn tells which changes in a directory come from what a make has put there.
+type madeIn struct {
+	dir    string
+	made   []string // paths
+	inside string   // the last of made that was met, with a slash
+}
+
+// explains reports whether c is one of them: a node that the make has left out, or the time
+// of the directory that it is in.
+func (m *madeIn) explains(c tree.Change) bool {
+	switch {
+	case c.Kind == tree.Added && m.inside != "" && strings.HasPrefix(c.Path, m.inside):
+		return true
+	case c.Kind == tree.Added && m.is(c.Path):
+		m.inside = c.Path + "/"
+		return true
+	case c.Kind == tree.Metadata && slices.Equal(c.What, []string{"time"}):
+		return slices.ContainsFunc(m.made, func(made string) bool { return m.is(path.Join(c.Path, filepath.Base(made))) })
+	}
+	return false
+}
+
+// is reports whether the node at a path is one that was made.
+func (m *madeIn) is(path string) bool {
+	fi, err := os.Lstat(filepath.Join(m.dir, filepath.FromSlash(path)))
+	return err == nil && slices.ContainsFunc(m.made, func(made string) bool {
+		it, err := os.Lstat(made)
+		return err == nil && os.SameFile(fi, it)
+	})
 }
 
 // diffTrees prints what differs between two trees.
@@ -95,7 +148,7 @@ func (t *treeSource) diffTrees(ctx context.Context, a *app, old, new string, asJ
 	err = tree.Compare(ctx, x, y, mask, func(c tree.Change) error {
 		counts[c.Kind]++
 		if asJSON {
-			return enc.Encode(c)
+			return enc.Encode(changeReport{c, rawText(c.Path)})
 		}
 		_, err := fmt.Fprintln(w, changeLine(c))
 		return err

@@ -9,6 +9,7 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -34,7 +35,8 @@ func newList(a *app) *cobra.Command {
 mode and path, a line each. With PATH, those at and below it alone. Of a large archive
 only what is needed is read.
 
-Characters that are not plain are shown as octal numbers behind a backslash.`,
+Characters that are not plain are shown as octal numbers behind a backslash. With --json,
+a path that is not UTF-8 is also there as it is, in base64, as path_base64.`,
 		Example: `  castor list v1.caidx
   castor list -l https://far.example/v1.caidx etc/ssh`,
 		Args: rangeArgs(1, 2),
@@ -192,7 +194,7 @@ func contentDigest(ctx context.Context, t *archive.Tree, it *archive.Item) ([]by
 	}
 	h, err := hashOf(ctx, digestOf(t), it.Content())
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", it.Path, err)
+		return nil, fmt.Errorf("%s: %w", shownPath(it.Path), err)
 	}
 	return h.Sum(nil), nil
 }
@@ -227,10 +229,11 @@ func longLine(it *archive.Item) string {
 		size, n.Time().Local().Format("2006-01-02 15:04:05"), name)
 }
 
-// nodeReport is the JSON form of a node. Paths and other texts that are not UTF-8
-// have the escapes of castor list.
+// nodeReport is the JSON form of a node. JSON has no texts that are not UTF-8, which paths
+// may be: U+FFFD is in place of what is none, and the bytes are given beside it.
 type nodeReport struct {
 	Path    string            `json:"path"`
+	RawPath []byte            `json:"path_base64,omitempty"` // if path is not UTF-8
 	Type    string            `json:"type"`
 	Mode    string            `json:"mode"`
 	UID     uint32            `json:"uid"`
@@ -240,6 +243,7 @@ type nodeReport struct {
 	Time    time.Time         `json:"time"`
 	Size    *int64            `json:"size,omitempty"`
 	Target  string            `json:"target,omitempty"`
+	RawTo   []byte            `json:"target_base64,omitempty"`
 	Device  string            `json:"device,omitempty"`
 	Flags   string            `json:"flags,omitempty"`
 	XAttrs  map[string][]byte `json:"xattrs,omitempty"` // base64
@@ -252,7 +256,7 @@ type nodeReport struct {
 func nodeReportOf(it *archive.Item) nodeReport {
 	n := it.Node
 	r := nodeReport{
-		Path: it.Path, Type: nodeType(n), Mode: fmt.Sprintf("%04o", n.Perm()), UID: n.UID, GID: n.GID, User: n.User,
+		Path: it.Path, RawPath: rawText(it.Path), RawTo: rawText(n.Target), Type: nodeType(n), Mode: fmt.Sprintf("%04o", n.Perm()), UID: n.UID, GID: n.GID, User: n.User,
 		Group: n.Group, Time: n.Time(), Target: n.Target, Flags: n.Flags.String(), FCaps: n.FCaps, SELinux: n.SELinux, ProjID: n.ProjectID,
 	}
 	r.Offset, _ = it.Range()
@@ -269,6 +273,14 @@ func nodeReportOf(it *archive.Item) nodeReport {
 		r.XAttrs[x.Name] = x.Value
 	}
 	return r
+}
+
+// rawText returns the bytes of s if JSON cannot hold them as a text, else nil.
+func rawText(s string) []byte {
+	if utf8.ValidString(s) {
+		return nil
+	}
+	return []byte(s)
 }
 
 func nodeType(n *archive.Node) string {

@@ -47,6 +47,9 @@ func (f *makeFlags) openDirectory(a *app, name string, d chunker.Digest) (*sourc
 	if f.tar {
 		return f.openTar(a, name, d)
 	}
+	if name == "-" {
+		return nil, 0, usagef("a tree does not come from stdin: name its directory; with --tar, a tar file comes from there")
+	}
 	features, err := f.tree.parse()
 	if err != nil {
 		return nil, 0, err
@@ -114,6 +117,7 @@ func (f *makeFlags) makeArchive(ctx context.Context, a *app, loc, from string, d
 		return err
 	}
 	defer out.Abort()
+	f.tree.omit = out.Paths()
 	a.meter.Start("make", 0)
 	n := &counter{w: out, told: func(n int64) { a.meter.Update(n, 0, nil) }}
 	err = src.pack(ctx, n)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/castorsync/castor/index"
 	"github.com/castorsync/castor/internal/atomicfile"
+	"github.com/castorsync/castor/store/sftp"
 )
 
 // IndexFile is an index on its way to where it is to be. It appears there whole, at
@@ -84,8 +85,9 @@ func (o *Opener) CreateFile(ctx context.Context, loc string, stdout io.Writer, w
 	return x, nil
 }
 
-// replaceable refuses to replace what is not the same kind of file. That it cannot be looked
-// at is for the writing to tell.
+// replaceable refuses to replace what is not the same kind of file, and a place where there
+// can be none, as far as that is known. That it cannot be looked at otherwise is for the
+// writing to tell.
 func (o *Opener) replaceable(ctx context.Context, p place, what string, same func(io.Reader) bool) error {
 	if p.kind == Directory {
 		if fi, err := os.Stat(p.url); err != nil || !fi.Mode().IsRegular() || fi.Size() == 0 {
@@ -94,8 +96,11 @@ func (o *Opener) replaceable(ctx context.Context, p place, what string, same fun
 	}
 	r, err := o.openIndex(ctx, p)
 	if err != nil {
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case errors.Is(err, sftp.ErrNoDirectory): // better now than when all is cut
+			return fmt.Errorf("%s %s: %w", what, p.loc, sftp.ErrNoDirectory)
 		}
 		return nil
 	}
@@ -106,6 +111,18 @@ func (o *Opener) replaceable(ctx context.Context, p place, what string, same fun
 	}
 	if !same(io.MultiReader(bytes.NewReader(first[:]), r)) {
 		return &NotIndexError{p.loc, what}
+	}
+	return nil
+}
+
+// Paths returns where the index lies in the file system: the file that it goes into for
+// now, and that which it will be.
+func (x *IndexFile) Paths() []string {
+	switch {
+	case x.atomic != nil:
+		return []string{x.atomic.Name(), x.atomic.Path()}
+	case x.named:
+		return []string{x.spool.Name()}
 	}
 	return nil
 }

@@ -117,9 +117,11 @@ func (c *client) send(ctx context.Context, method string, u *url.URL, header htt
 	w.Start()
 	resp.Body = &watched{ReadCloser: resp.Body, ctx: ctx, w: w, end: cancel}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can be used again
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // also so that the connection can be used again
 		resp.Body.Close()
-		return nil, newStatusError(resp, method)
+		err := newStatusError(resp, method)
+		err.explain(resp.Header.Get("Content-Type"), text)
+		return nil, err
 	}
 	return resp, nil
 }

@@ -723,6 +723,15 @@ func TestIndex(t *testing.T) {
 	}
 }
 
+// A server that speaks no TLS will not speak it a little later.
+func TestPlainServerForHTTPS(t *testing.T) {
+	url := strings.Replace(start(t, http.NotFoundHandler()), "http://", "https://", 1)
+	_, err := httpstore.GetIndex(t.Context(), url+"/x.caibx", quick())
+	if !errors.Is(err, http.ErrSchemeMismatch) || strings.Contains(err.Error(), "tried") {
+		t.Errorf("error %v, want the first one, %v", err, http.ErrSchemeMismatch)
+	}
+}
+
 // cutter hangs up after some bytes.
 type cutter struct {
 	http.ResponseWriter

@@ -170,7 +170,7 @@ func (h *Handler) route(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
 		h.WriteMetrics(w)
 	case !isChunk && !isIndex:
-		answer(w, http.StatusNotFound, "not found")
+		answer(w, http.StatusNotFound, h.refusal(r, "not found"))
 	case read && isChunk:
 		h.serveChunk(w, r, id, f)
 	case read:
@@ -184,8 +184,22 @@ func (h *Handler) route(w http.ResponseWriter, r *http.Request) {
 		if writable {
 			w.Header().Set("Allow", "GET, HEAD, PUT")
 		}
-		answer(w, http.StatusMethodNotAllowed, "method not allowed")
+		answer(w, http.StatusMethodNotAllowed, h.refusal(r, "method not allowed"))
 	}
+}
+
+// refusal says why an upload is not taken where others may be; of what is none, it says
+// otherwise.
+func (h *Handler) refusal(r *http.Request, otherwise string) string {
+	switch {
+	case r.Method != http.MethodPut:
+		return otherwise
+	case !h.o.Writable:
+		return "the server takes no uploads"
+	case h.indexes == nil:
+		return "takes only chunks"
+	}
+	return "takes only chunks, .caibx and .caidx"
 }
 
 // answer writes a status with a line of text.

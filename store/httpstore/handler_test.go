@@ -278,6 +278,36 @@ func TestPutIndex(t *testing.T) {
 	}
 }
 
+// What is refused says why, and never that a file is missing.
+func TestPutIndexRefused(t *testing.T) {
+	x := blobIndex(t, 1000)
+	writable := httpstore.HandlerOptions{Source: new(storetest.Memory), IndexDir: t.TempDir(), Writable: true}
+	castor := serve(t, writable)
+	readOnly := serve(t, httpstore.HandlerOptions{Source: new(storetest.Memory), IndexDir: t.TempDir()})
+	says := func(code int, contentType, body string) string {
+		return start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", contentType)
+			w.WriteHeader(code)
+			io.WriteString(w, body)
+		}))
+	}
+	for _, tt := range []struct{ url, want string }{
+		{castor + "/n1.txt", "404 Not Found: it cannot be put there: takes only chunks, .caibx and .caidx"},
+		{castor + "/a.catar", "405 Method Not Allowed: takes only chunks"},
+		{castor + "/none/a.caibx", "409 Conflict: its directory does not exist"},
+		{readOnly + "/a.caibx", "405 Method Not Allowed: the server takes no uploads"},
+		{says(404, "text/html", "<h1>no") + "/a.caibx", "404 Not Found: it cannot be put there"},
+		{says(405, "text/plain", "Method Not Allowed") + "/a.caibx", "405 Method Not Allowed: the server takes no uploads"},
+		{says(400, "text/plain; charset=utf-8", "\n\x1b[31mred "+strings.Repeat("x", 300)+"\nmore\n") + "/a.caibx", "400 Bad Request: [31mred " + strings.Repeat("x", 192) + "…"},
+		{says(400, "application/json", "{}") + "/a.caibx", "400 Bad Request"},
+	} {
+		err := httpstore.PutIndex(t.Context(), tt.url, strings.NewReader(x), int64(len(x)), quick())
+		if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "does not exist") && !strings.Contains(tt.want, "does not exist") || strings.ContainsAny(err.Error(), "\n\x1b<{") {
+			t.Errorf("%s: %v, want %s", tt.url, err, tt.want)
+		}
+	}
+}
+
 func TestUploads(t *testing.T) {
 	m := new(storetest.Memory)
 	h := handler(t, httpstore.HandlerOptions{Source: m, Writable: true})

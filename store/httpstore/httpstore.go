@@ -79,7 +79,7 @@ func (s *Store) fail(ctx context.Context, op string, id chunker.ID, err error) e
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if store.Missing(err) {
+	if op != "put" && store.Missing(err) {
 		err = fs.ErrNotExist
 	}
 	return &store.Error{Op: op, Loc: s.loc, ID: id, Err: err}

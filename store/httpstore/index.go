@@ -48,7 +48,7 @@ func indexError(ctx context.Context, op string, u *url.URL, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if errors.Is(err, fs.ErrNotExist) {
+	if op == "get" && errors.Is(err, fs.ErrNotExist) {
 		err = fs.ErrNotExist
 	}
 	return &fs.PathError{Op: op, Path: redact(u), Err: err}

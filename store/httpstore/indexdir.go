@@ -69,7 +69,11 @@ func (h *Handler) putIndex(w http.ResponseWriter, r *http.Request, name string) 
 	}
 	is, err := h.replaceable(name)
 	if err != nil {
-		h.fault(w, r, http.StatusConflict, "no index can have this name", err)
+		text := "no index can have this name"
+		if errors.Is(err, errNoDirectory) {
+			text = errNoDirectory.Error()
+		}
+		h.fault(w, r, http.StatusConflict, text, err)
 		return
 	}
 	f, err := atomicfile.Create(filepath.Join(h.indexes.Name(), filepath.FromSlash(name)), false)
@@ -104,11 +108,16 @@ func (h *Handler) putIndex(w http.ResponseWriter, r *http.Request, name string) 
 	}
 }
 
+var errNoDirectory = errors.New("its directory does not exist")
+
 // replaceable reports whether there is an index of that name, or an error if there
 // cannot be one. As clients cannot make links, what it finds stays true.
 func (h *Handler) replaceable(name string) (is bool, err error) {
 	if dir := path.Dir(name); dir != "." {
-		if fi, err := h.indexes.Stat(filepath.FromSlash(dir)); err != nil || !fi.IsDir() {
+		switch fi, err := h.indexes.Stat(filepath.FromSlash(dir)); {
+		case errors.Is(err, fs.ErrNotExist):
+			return false, fmt.Errorf("%s: %w", dir, errNoDirectory)
+		case err != nil || !fi.IsDir():
 			return false, fmt.Errorf("%s: not a directory: %w", dir, errors.Join(err))
 		}
 	}

@@ -4,10 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"mime"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/castorsync/castor/store/transfer"
 )
 
 // StatusError says that a server refused a request. It wraps fs.ErrNotExist for 404
@@ -17,6 +20,7 @@ type StatusError struct {
 	Code       int           // the HTTP status
 	Method     string        // of the request
 	RetryAfter time.Duration // the pause that the server asks for, or 0
+	Reason     string        // the first line of the answer, if it is text that says more than the status
 	authorized bool          // credentials were sent
 	bothForms  bool          // the server would have converted a chunk from the other form
 }
@@ -39,14 +43,33 @@ func newStatusError(resp *http.Response, method string) *StatusError {
 	}
 }
 
+// explain takes the reason from the beginning of the body of an answer. Pages in HTML are
+// for browsers.
+func (e *StatusError) explain(contentType string, body []byte) {
+	if t, _, _ := mime.ParseMediaType(contentType); t != "text/plain" {
+		return
+	}
+	line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
+	if line = transfer.OneLine(line, 200); !strings.EqualFold(line, http.StatusText(e.Code)) {
+		e.Reason = line
+	}
+}
+
 func (e *StatusError) Error() string {
 	s := strings.TrimSpace(fmt.Sprintf("HTTP status %d %s", e.Code, http.StatusText(e.Code)))
 	write := e.Method == http.MethodPut
+	missing := e.Code == http.StatusNotFound || e.Code == http.StatusGone
 	switch {
 	case e.Code == http.StatusUnauthorized && e.authorized:
 		s += ": the server refuses the credentials"
 	case e.Code == http.StatusUnauthorized:
 		s += ": the server wants credentials"
+	case write && missing && e.Reason != "":
+		s += ": it cannot be put there: " + e.Reason
+	case write && missing:
+		s += ": it cannot be put there"
+	case e.Reason != "":
+		s += ": " + e.Reason
 	case e.Code == http.StatusForbidden && write:
 		s += ": writing is not allowed"
 	case e.Code == http.StatusForbidden:

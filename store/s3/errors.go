@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"unicode"
 
 	"github.com/minio/minio-go/v7"
 
@@ -45,23 +44,12 @@ const (
 func newStatusError(e minio.ErrorResponse, bucket string, anonymous bool) *StatusError {
 	return &StatusError{
 		Code:      e.StatusCode,
-		Reason:    oneLine(e.Code, 60),
-		Message:   oneLine(e.Message, 200),
+		Reason:    transfer.OneLine(e.Code, 60),
+		Message:   transfer.OneLine(e.Message, 200),
 		Bucket:    bucket,
-		Region:    oneLine(e.Region, 60),
+		Region:    transfer.OneLine(e.Region, 60),
 		anonymous: anonymous,
 	}
-}
-
-// oneLine returns s without what a server should not write to a terminal.
-func oneLine(s string, limit int) string {
-	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool {
-		return unicode.IsSpace(r) || !unicode.IsPrint(r)
-	}), " ")
-	if len(s) > limit {
-		s = strings.ToValidUTF8(s[:limit], "") + "…"
-	}
-	return s
 }
 
 func (e *StatusError) Error() string {

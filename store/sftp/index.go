@@ -72,6 +72,9 @@ func (f *file) handle(c *call) (*sftp.File, error) {
 		return f.open, nil
 	}
 	h, err := c.open(f.path, os.O_RDONLY)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, c.missing(f.path, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -91,6 +94,24 @@ func (f *file) handle(c *call) (*sftp.File, error) {
 	}
 	f.conn, f.open = c.conn, h
 	return h, nil
+}
+
+// ErrNoDirectory says that there is no directory for an index to be in. It is an
+// fs.ErrNotExist.
+var ErrNoDirectory error = noDirectoryError{}
+
+type noDirectoryError struct{}
+
+func (noDirectoryError) Error() string        { return "its directory does not exist" }
+func (noDirectoryError) Is(target error) bool { return target == fs.ErrNotExist }
+
+// missing returns [ErrNoDirectory] if not even the directory of a file exists, else err,
+// which says that the file does not.
+func (c *call) missing(name string, err error) error {
+	if _, derr := c.stat(path.Dir(name)); errors.Is(derr, fs.ErrNotExist) {
+		return ErrNoDirectory
+	}
+	return err
 }
 
 // ReadAt reads up to len(p) bytes, with io.EOF if there are fewer.
@@ -192,6 +213,9 @@ func putIndex(ctx context.Context, pl place, r io.ReaderAt, size int64, o Option
 		}
 		if err != nil {
 			c.remove(tmp)
+			if errors.Is(err, fs.ErrNotExist) {
+				err = c.missing(pl.path, err)
+			}
 			return err
 		}
 		return c.syncDir(path.Dir(pl.path))

@@ -82,8 +82,13 @@ func TestIndexErrors(t *testing.T) {
 	if _, err := GetIndex(t.Context(), "sftp://host/~/", o); err == nil {
 		t.Error("GetIndex of a directory: no error")
 	}
-	if err := PutIndex(t.Context(), "sftp://host/~/none/x.caibx", strings.NewReader("x"), 1, o); !errors.Is(err, fs.ErrNotExist) {
+	if err := PutIndex(t.Context(), "sftp://host/~/none/x.caibx", strings.NewReader("x"), 1, o); !errors.Is(err, fs.ErrNotExist) || !errors.Is(err, ErrNoDirectory) {
 		t.Errorf("PutIndex: error %v", err)
+	}
+	for url, want := range map[string]bool{"sftp://host/~/none/x.caibx": true, "sftp://host/~/none.caibx": false} {
+		if _, err := GetIndex(t.Context(), url, o); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrNoDirectory) != want {
+			t.Errorf("GetIndex of %s: error %v", url, err)
+		}
 	}
 	if err := ListIndexes(t.Context(), "sftp://host/~/none", o, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("ListIndexes: error %v", err)

@@ -77,7 +77,10 @@ func (pl place) fail(ctx context.Context, op string, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, ErrNoDirectory):
+		err = ErrNoDirectory
+	case errors.Is(err, fs.ErrNotExist):
 		err = fs.ErrNotExist
 	}
 	return &fs.PathError{Op: op, Path: pl.String(), Err: err}

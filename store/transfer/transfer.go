@@ -9,9 +9,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/castorsync/castor/internal/bufpool"
 	"github.com/castorsync/castor/store"
@@ -60,6 +63,18 @@ func ReadBody(r io.Reader, length, limit int64) ([]byte, error) {
 		}
 	}
 	return b, nil
+}
+
+// OneLine returns s without what a server should not write to a terminal, as one line
+// of about limit bytes.
+func OneLine(s string, limit int) string {
+	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool {
+		return unicode.IsSpace(r) || !unicode.IsPrint(r)
+	}), " ")
+	if len(s) > limit {
+		s = strings.ToValidUTF8(s[:limit], "") + "…"
+	}
+	return s
 }
 
 // piece is how many bytes must move in each period of a Watch.
@@ -111,7 +126,7 @@ func (w *Watch) Add(n int) {
 }
 
 // Permanent reports whether err would come again, whatever the server's answer: no
-// certificate to be trusted, no such host, damage.
+// certificate to be trusted, no such host, no TLS, damage.
 func Permanent(err error) bool {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return true
@@ -128,7 +143,7 @@ func Permanent(err error) bool {
 	if _, ok := errors.AsType[PermanentError](err); ok {
 		return true
 	}
-	return errors.Is(err, store.ErrDamaged)
+	return errors.Is(err, store.ErrDamaged) || errors.Is(err, http.ErrSchemeMismatch)
 }
 
 // PermanentError marks an error that would come again.
