@@ -386,9 +386,8 @@ func openSource(ctx context.Context, a *app, name string) (*source, error) {
 		return nil, usagef("%s is a directory: name the index .caidx, or .catar for an archive without chunks", name)
 	case mode.IsRegular(), blockdev.Is(mode):
 		size, err := f.Seek(0, io.SeekEnd)
-		if err != nil {
-			f.Close()
-			return nil, err
+		if err != nil { // as of what the kernel makes up: it has no size, and is read to its end
+			return &source{r: cancelReader(ctx, f), closer: f}, nil
 		}
 		return &source{file: f, size: size}, nil
 	}
