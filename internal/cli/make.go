@@ -110,6 +110,9 @@ func (f *makeFlags) run(ctx context.Context, a *app, indexLoc, from string) erro
 	if err != nil {
 		return err
 	}
+	if p.Avg < smallChunks {
+		a.log.Warn("chunks that small cost more than they save: each takes 40 bytes of the index and a file", "average", p.Avg)
+	}
 	digest, err := chunker.ParseDigest(f.digest)
 	if err != nil {
 		return &usageError{err}
@@ -189,6 +192,9 @@ func (f *makeFlags) run(ctx context.Context, a *app, indexLoc, from string) erro
 	f.report(a, indexLoc, w, stats)
 	return nil
 }
+
+// smallChunks is the average size in bytes below which chunks are most likely a mistake.
+const smallChunks = 1 << 10
 
 // makeHeapLimit keeps make below 256 MiB with chunks of up to 32 MiB, by more work
 // for the garbage collector where chunks are large. Only make's chunks count, whose
