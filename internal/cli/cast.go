@@ -210,6 +210,8 @@ func (f *castFlags) options() (lo mcast.LinkOptions, so mcast.SendOptions, err e
 		}
 	}
 	switch {
+	case f.mtu != 0 && f.mtu < 1280:
+		return lo, so, usagef("--mtu %d: want at least 1280, as every link of IPv6 has it", f.mtu)
 	case f.listeners == "local":
 		lo.Listeners = mcast.HearLocal
 	case f.listeners != "mld":

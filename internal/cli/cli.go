@@ -77,7 +77,7 @@ func Main(args []string, sys Sys) int {
 	root.SetIn(sys.Stdin)
 	root.SetOut(sys.Stdout)
 	root.SetErr(sys.Stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	a.meter.End()
 	if err == nil {
 		err = stdout.err // whoever wrote it may not have looked
@@ -89,7 +89,7 @@ func Main(args []string, sys Sys) int {
 		err = cause // what failed because of the signal is of no interest
 	}
 	line := strings.ReplaceAll(err.Error(), "\n", "; ")
-	if hint := hint(err); hint != "" {
+	if hint := hint(cmd, err); hint != "" {
 		line += "; " + hint
 	}
 	fmt.Fprintln(sys.Stderr, "castor:", archive.Printable(line)) // with names, and words of servers, as they came

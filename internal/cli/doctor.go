@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -182,7 +183,10 @@ func (d *doctor) interfaces() (usable []net.Interface) {
 		d.add(finding{ifi.Name, "interface", "ok", fmt.Sprintf("up, capable of multicast, packets of up to %d bytes", ifi.MTU), ""})
 		usable = append(usable, ifi)
 	}
-	if len(usable) == 0 {
+	switch {
+	case d.iface != "" && !slices.ContainsFunc(all, func(i net.Interface) bool { return i.Name == d.iface }):
+		d.add(finding{Interface: d.iface, What: "interface", State: "fault", Says: "no interface " + d.iface, Do: "ip link lists those that there are"})
+	case len(usable) == 0:
 		d.add(finding{What: "interfaces", State: "fault", Says: "none can be used for multicast", Do: "cloud networks and most VPNs carry no multicast: use another store"})
 	}
 	return usable

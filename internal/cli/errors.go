@@ -1,15 +1,22 @@
 package cli
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
+	"strings"
 	"syscall"
+
+	"github.com/spf13/cobra"
 
 	"github.com/castorsync/castor/chunker"
 	"github.com/castorsync/castor/index/assemble"
 	"github.com/castorsync/castor/internal/location"
+	"github.com/castorsync/castor/mcast"
 	"github.com/castorsync/castor/store"
+	"github.com/castorsync/castor/store/httpstore"
 )
 
 // Exit codes. They are documented in the topic exit-codes.
@@ -96,15 +103,29 @@ func chunkMissing(err error) bool {
 	return (needed || tried) && (store.Missing(err) || errors.Is(err, store.ErrDamaged))
 }
 
-// hint says what to try after err, if there is something to say.
-func hint(err error) string {
+// helpOf returns how to ask for help with a command.
+func helpOf(cmd *cobra.Command) string {
+	root, path, _ := strings.Cut(cmd.CommandPath(), " ")
+	return strings.TrimSpace(root + " help " + path)
+}
+
+// hint says what to try after err of a command, if there is something to say.
+func hint(cmd *cobra.Command, err error) string {
 	if e, ok := errors.AsType[*location.NotFoundError](err); ok && e.What == "store" {
 		return "name a store with -s, or in CASTOR_STORE"
 	}
 	if _, ok := errors.AsType[*usageError](err); ok && !errors.Is(err, chunker.ErrParams) {
-		return "castor help COMMAND tells more"
+		return helpOf(cmd) + " tells more"
+	}
+	if s, ok := errors.AsType[*httpstore.StatusError](err); ok && s.Code == http.StatusUnauthorized {
+		return "credentials belong into ~/.netrc or the configuration, see castor help config"
+	}
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return "if that is right, name its authority, or the certificate itself, as ca-file in the configuration, see castor help config"
 	}
 	switch {
+	case errors.Is(err, mcast.ErrNoSender):
+		return "castor doctor mcast looks into it"
 	case chunkMissing(err):
 		return "try another store with -s, or a seed; castor info -s STORE INDEX tells what a store lacks"
 	case errors.Is(err, chunker.ErrParams):

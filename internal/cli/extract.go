@@ -81,6 +81,9 @@ SIGTERM end it.`,
 			if err := f.check(); err != nil {
 				return err
 			}
+			if args[1] == "" {
+				return usagef("DEST is empty")
+			}
 			isTree, err := f.isTree(args[0])
 			if err != nil {
 				return err
@@ -179,6 +182,9 @@ func (f *extractFlags) run(ctx context.Context, a *app, indexLoc, dest, sub stri
 	if err != nil {
 		if _, serr := os.Stat(filepath.Dir(dest)); errors.Is(serr, fs.ErrNotExist) {
 			err = errors.New("its directory does not exist")
+		}
+		if pe, ok := errors.AsType[*fs.PathError](err); ok && error(pe) == err && pe.Path == dest {
+			err = pe.Err // what is said twice
 		}
 		return fmt.Errorf("extract %s: %w", dest, err)
 	}

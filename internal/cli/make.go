@@ -110,6 +110,9 @@ func (f *makeFlags) run(ctx context.Context, a *app, indexLoc, from string) erro
 	if err != nil {
 		return err
 	}
+	if p.Avg < smallChunks {
+		a.log.Warn("chunks that small cost more than they save: each takes 40 bytes of the index and a file", "average", p.Avg)
+	}
 	digest, err := chunker.ParseDigest(f.digest)
 	if err != nil {
 		return &usageError{err}
@@ -189,6 +192,9 @@ func (f *makeFlags) run(ctx context.Context, a *app, indexLoc, from string) erro
 	f.report(a, indexLoc, w, stats)
 	return nil
 }
+
+// smallChunks is the average size in bytes below which chunks are most likely a mistake.
+const smallChunks = 1 << 10
 
 // makeHeapLimit keeps make below 256 MiB with chunks of up to 32 MiB, by more work
 // for the garbage collector where chunks are large. Only make's chunks count, whose
@@ -386,9 +392,8 @@ func openSource(ctx context.Context, a *app, name string) (*source, error) {
 		return nil, usagef("%s is a directory: name the index .caidx, or .catar for an archive without chunks", name)
 	case mode.IsRegular(), blockdev.Is(mode):
 		size, err := f.Seek(0, io.SeekEnd)
-		if err != nil {
-			f.Close()
-			return nil, err
+		if err != nil { // as of what the kernel makes up: it has no size, and is read to its end
+			return &source{r: cancelReader(ctx, f), closer: f}, nil
 		}
 		return &source{file: f, size: size}, nil
 	}

@@ -78,6 +78,9 @@ systemd among it.`,
 			if err := f.parseOptions(cmd); err != nil {
 				return err
 			}
+			if slices.Contains(f.options, "rw") && !f.daemon { // mount(8) says rw where nobody said ro
+				a.log.Warn("-o rw: what castor mounts can only be read")
+			}
 			return f.run(cmd.Context(), a, args[0], args[1])
 		},
 	}

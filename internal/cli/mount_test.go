@@ -2,6 +2,7 @@ package cli
 
 import (
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -48,6 +49,15 @@ func TestHelperArgs(t *testing.T) {
 	} {
 		if got := helperArgs(root, tt.args); !slices.Equal(got, tt.want) {
 			t.Errorf("%q: got %q, want %q", tt.args, got, tt.want)
+		}
+	}
+}
+
+func TestMountReadWrite(t *testing.T) {
+	for options, want := range map[string]bool{"rw": true, "noexec,rw": true, "ro": false, "noexec": false} {
+		o := castor(t, t.TempDir(), "mount", "-o", options, "v1.caibx", "absent")
+		if o.code == 0 || strings.Contains(o.stderr, "can only be read") != want {
+			t.Errorf("-o %s: exit code %d, %q", options, o.code, o.stderr)
 		}
 	}
 }

@@ -148,6 +148,13 @@ func (f *serveFlags) run(ctx context.Context, a *app) error {
 
 // options checks the flags, and returns what they say of the handler.
 func (f *serveFlags) options(a *app) (*httpstore.HandlerOptions, error) {
+	if f.indexDir != "" { // before the store in it is missed
+		if fi, err := os.Stat(f.indexDir); err != nil {
+			return nil, fmt.Errorf("--index-dir: %w", &location.NotFoundError{What: "directory", Loc: f.indexDir, Err: err})
+		} else if !fi.IsDir() {
+			return nil, usagef("--index-dir %s: is not a directory", f.indexDir)
+		}
+	}
 	o := &httpstore.HandlerOptions{Writable: f.writable, IndexDir: f.indexDir, PublicRead: f.publicRead, Level: f.level, Log: a.log}
 	if _, err := cacnk.NewEncoder(f.level); err != nil {
 		return nil, usagef("--level: %w", err)

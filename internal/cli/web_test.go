@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -37,6 +39,23 @@ func TestWeb(t *testing.T) {
 		o := finish(t, command(dir, tt.args...))
 		if o.code != tt.code || !strings.Contains(o.stderr, tt.says) || strings.Contains(o.stderr, "secret") {
 			t.Errorf("%q: exit code %d, %q; want %d, %q", tt.args, o.code, o.stderr, tt.code, tt.says)
+		}
+	}
+}
+
+// TestWebHints has errors say what to configure.
+func TestWebHints(t *testing.T) {
+	locked := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) })
+	private := httptest.NewServer(locked)
+	defer private.Close()
+	selfSigned := httptest.NewUnstartedServer(locked)
+	selfSigned.Config.ErrorLog = log.New(io.Discard, "", 0)
+	selfSigned.StartTLS()
+	defer selfSigned.Close()
+	for url, want := range map[string]string{private.URL: "~/.netrc", selfSigned.URL: "ca-file"} {
+		o := finish(t, command(t.TempDir(), "info", url+"/v1.caibx"))
+		if o.code != exitFailure || !strings.Contains(o.stderr, want) || !strings.Contains(o.stderr, "castor help config") {
+			t.Errorf("exit code %d, %q; want %s", o.code, o.stderr, want)
 		}
 	}
 }

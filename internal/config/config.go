@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -66,7 +67,8 @@ type Settings struct {
 type Config struct {
 	getenv  func(string) string
 	log     *slog.Logger
-	entries []entry // the stronger ones last
+	entries []entry  // the stronger ones last
+	open    sync.Map // names of files with secrets of which it was told that everybody may read them
 }
 
 // entry is a section of a file: what it says of the stores whose URL fits.

@@ -339,6 +339,10 @@ func TestSecretForAll(t *testing.T) {
 			t.Errorf("%v: logged %q", mode, &log)
 		}
 	}
+	log.Reset()
+	if _, err := c.Read(Secret{File: name}); err != nil || log.Len() > 0 {
+		t.Errorf("once more: %v, logged %q", err, &log)
+	}
 }
 
 func TestDesync(t *testing.T) {

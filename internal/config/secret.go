@@ -68,13 +68,22 @@ func (c *Config) Read(s Secret) (string, error) {
 	return v, nil
 }
 
+// first reports whether it was not called with that name before.
+func (c *Config) first(name string) bool {
+	if c == nil {
+		return false
+	}
+	_, before := c.open.LoadOrStore(name, true)
+	return !before
+}
+
 func (c *Config) readSecret(name string) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if fi, err := f.Stat(); err == nil && runtime.GOOS != "windows" && fi.Mode().IsRegular() && fi.Mode()&0o004 != 0 {
+	if fi, err := f.Stat(); err == nil && runtime.GOOS != "windows" && fi.Mode().IsRegular() && fi.Mode()&0o004 != 0 && c.first(name) {
 		c.warn("everybody may read a file with a secret", "file", name, "mode", fi.Mode().Perm().String())
 	}
 	b, err := readAll(f, maxSecret)

@@ -95,6 +95,11 @@ func parse(loc string) (place, error) {
 		return place{}, &FormError{`""`, errors.New("want " + forms)}
 	}
 	if _, ok := hostPath(loc); ok {
+		for _, scheme := range []string{"http", "https"} { // no name of a host
+			if rest, one := strings.CutPrefix(loc, scheme+":/"); one {
+				return place{}, &FormError{loc, fmt.Errorf("did you mean %s://%s?", scheme, rest)}
+			}
+		}
 		return place{kind: Casync, loc: loc, url: loc}, nil
 	}
 	return place{kind: Directory, loc: loc, url: loc}, nil
