@@ -39,7 +39,7 @@ type lane struct {
 // Bounds of a connection.
 const (
 	maxAsked  = 1 << 16 // ids that it remembers
-	maxBlamed = 3       // connections that break before the chunk that is next is to blame
+	maxBlamed = 3       // connections that break without an answer before the chunk that is next is to blame
 )
 
 // add puts a call into the queue, load tells how much there is. The caller holds
@@ -88,7 +88,7 @@ func (l *lane) run() {
 			continue // retired, or to be stopped
 		}
 		fails++
-		switch left := l.requeue(err, p != nil); {
+		switch left := l.requeue(err, p != nil && answered == 0); {
 		case !left:
 			fails = 0
 		case !s.worked.Load() || fails > s.o.Retries:
@@ -159,9 +159,9 @@ func (l *lane) sleep(d time.Duration) {
 }
 
 // requeue puts what has not been answered back in front of the queue, and reports
-// whether anything is left to do. As answers come in the order of requests by most, the
-// first of them, if there was a connection, is what it may have broken of.
-func (l *lane) requeue(err error, connected bool) bool {
+// whether anything is left to do. The first of it is what a connection may have broken of
+// that gave no answer. One that gave some says nothing, as answers may come in any order.
+func (l *lane) requeue(err error, unanswered bool) bool {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	var again []*call
@@ -170,7 +170,7 @@ func (l *lane) requeue(err error, connected bool) bool {
 			again = append(again, c)
 		}
 	}
-	if connected && len(again) > 0 {
+	if unanswered && len(again) > 0 {
 		c := again[0]
 		if c.blamed++; c.blamed >= maxBlamed {
 			l.s.finish(c, store.Chunk{}, l.s.error("get", c.id, err))
@@ -208,7 +208,7 @@ func (l *lane) fail(err error) {
 }
 
 // serve uses a connection until it breaks, which is an error, or is used up. It returns
-// the number of answers.
+// the number of answers, that to the probe apart.
 func (l *lane) serve(p *peer) (answered int, err error) {
 	ended := make(chan struct{})
 	writer := make(chan struct{})
@@ -228,7 +228,7 @@ func (l *lane) serve(p *peer) (answered int, err error) {
 	for err == nil {
 		var f frame
 		if f, err = p.dec.next(); err == nil {
-			if err = l.answer(f); err == nil {
+			if err = l.answer(f); err == nil && f.id != probeID {
 				answered++
 			}
 		}
