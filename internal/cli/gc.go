@@ -41,15 +41,28 @@ runs at the same time is safe: keep the period longer than any make takes, and
 above an hour. If STORE has no chunk that the indexes need, but others, they are of another
 store, and nothing is removed.`,
 		Example: `  castor gc --dry-run /srv/store.castr /srv/*.caibx
-  castor gc --yes --grace 168h /srv/store.castr /srv/*.caibx
+  castor gc --yes --grace 7d /srv/store.castr /srv/*.caibx
   castor gc s3+https://host/bucket/default.castr s3+https://host/bucket/`,
 		Args: minArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd.Context(), a, args[0], args[1:]) },
 	}
 	cmd.Flags().BoolVarP(&f.dryRun, "dry-run", "n", false, "say what would be removed and remove nothing")
 	cmd.Flags().BoolVarP(&f.yes, "yes", "y", false, "do not ask")
-	cmd.Flags().DurationVar(&f.grace, "grace", 24*time.Hour, "leave chunks alone that were stored or used within this time")
+	f.grace = 24 * time.Hour
+	cmd.Flags().Var((*span)(&f.grace), "grace", "leave chunks alone that were stored or used within this time: 36h, 7d, 2w")
 	return cmd
+}
+
+// span is a flag for a time that people count in hours, days or weeks.
+type span time.Duration
+
+func (s *span) String() string { return time.Duration(*s).String() }
+func (s *span) Type() string   { return "duration" }
+
+func (s *span) Set(text string) error {
+	d, err := units.ParseDuration(text)
+	*s = span(d)
+	return err
 }
 
 func (f *gcFlags) run(ctx context.Context, a *app, loc string, indexes []string) error {

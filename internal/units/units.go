@@ -87,3 +87,35 @@ func ParseRate(s string) (float64, error) {
 	}
 	return f * factor, nil
 }
+
+// longUnits are units of time that [time.ParseDuration] does not know.
+var longUnits = []struct {
+	name string
+	d    time.Duration
+}{{"w", 7 * 24 * time.Hour}, {"d", 24 * time.Hour}}
+
+// ParseDuration reads a time as [time.ParseDuration] does, that may begin with weeks and
+// days of 24 hours, in whole numbers: "90m", "7d", "1w", "1d12h".
+func ParseDuration(s string) (sum time.Duration, err error) {
+	fail := fmt.Errorf("time %q: want one such as 90m, 36h, 7d or 1w", s)
+	rest := strings.TrimSpace(s)
+	for _, u := range longUnits {
+		number, after, ok := strings.Cut(rest, u.name)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseUint(number, 10, 16)
+		if err != nil {
+			return 0, fail
+		}
+		sum, rest = sum+time.Duration(n)*u.d, after
+	}
+	if rest == "" && sum > 0 {
+		return sum, nil
+	}
+	d, err := time.ParseDuration(rest)
+	if err != nil || sum > 0 && d < 0 || d > math.MaxInt64/2 || sum > math.MaxInt64/2 {
+		return 0, fail
+	}
+	return sum + d, nil
+}

@@ -172,3 +172,19 @@ func TestParseRate(t *testing.T) {
 		}
 	}
 }
+
+func TestParseDuration(t *testing.T) {
+	for s, want := range map[string]time.Duration{
+		"90m": 90 * time.Minute, "0": 0, "-1h": -time.Hour, "7d": 7 * 24 * time.Hour, "1w": 7 * 24 * time.Hour,
+		" 1w2d3h ": 9*24*time.Hour + 3*time.Hour, "250ms": 250 * time.Millisecond,
+	} {
+		if got, err := units.ParseDuration(s); err != nil || got != want {
+			t.Errorf("%q: %v, %v, want %v", s, got, err, want)
+		}
+	}
+	for _, s := range []string{"", "d", "1", "-1d", "1d-1h", "1d1w", "1.5d", "99999w", "60000w60000w", "2000000h2000000h", "1y"} {
+		if got, err := units.ParseDuration(s); err == nil {
+			t.Errorf("%q is %v", s, got)
+		}
+	}
+}
