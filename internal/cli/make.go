@@ -105,27 +105,32 @@ stored.`,
 	return cmd
 }
 
-func (f *makeFlags) run(ctx context.Context, a *app, indexLoc, from string) error {
-	p, err := parseParams(f.sizes)
-	if err != nil {
-		return err
+// check returns what the flags say that is to be made, unless they contradict each other.
+func (f *makeFlags) check(a *app, indexLoc string) (p chunker.Params, digest chunker.Digest, kind string, err error) {
+	if p, err = parseParams(f.sizes); err != nil {
+		return p, digest, kind, err
 	}
 	if p.Avg < smallChunks {
 		a.log.Warn("chunks that small cost more than they save: each takes 40 bytes of the index and a file", "average", p.Avg)
 	}
-	digest, err := chunker.ParseDigest(f.digest)
-	if err != nil {
-		return &usageError{err}
+	if digest, err = chunker.ParseDigest(f.digest); err != nil {
+		return p, digest, kind, &usageError{err}
 	}
-	kind, err := f.kind(indexLoc)
+	kind, err = f.kind(indexLoc)
+	switch {
+	case err != nil:
+	case f.tar && kind == whatBlob:
+		err = usagef("--tar: name the index of the tree .caidx, or .catar for an archive without chunks")
+	case f.cacheDir != "" && (kind != whatArchiveIndex || f.tar):
+		err = usagef("--cache-dir is for the index of a directory: name it .caidx")
+	}
+	return p, digest, kind, err
+}
+
+func (f *makeFlags) run(ctx context.Context, a *app, indexLoc, from string) error {
+	p, digest, kind, err := f.check(a, indexLoc)
 	if err != nil {
 		return err
-	}
-	if f.tar && kind == whatBlob {
-		return usagef("--tar: name the index of the tree .caidx, or .catar for an archive without chunks")
-	}
-	if f.cacheDir != "" && (kind != whatArchiveIndex || f.tar) {
-		return usagef("--cache-dir is for the index of a directory: name it .caidx")
 	}
 	if kind == whatArchive {
 		return f.makeArchive(ctx, a, indexLoc, from, digest)
