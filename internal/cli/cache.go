@@ -54,6 +54,6 @@ func fillCache(ctx context.Context, a *app, f sources, loc string) error {
 	if err != nil {
 		return err
 	}
-	a.say("%s: %s chunks copied (%s), %s present", loc, units.Count(sum.Copied), units.Size(sum.Bytes), units.Count(sum.Present))
+	a.say("%s: %s copied (%s), %s present", loc, units.Chunks(sum.Copied), units.Size(sum.Bytes), units.Count(sum.Present))
 	return nil
 }

@@ -291,7 +291,7 @@ func (f *castFlags) offer(a *app, p *publisher, args []string, names []named, ag
 			what = n.name + ": " + what
 		}
 		if !again {
-			a.say("%s: root %v, %s in %s chunks", what, x.Root(), units.Size(x.Size()), units.Count(len(x.Entries)))
+			a.say("%s: root %v, %s in %s", what, x.Root(), units.Size(x.Size()), units.Chunks(len(x.Entries)))
 		}
 	}
 	if err := p.setIndexes(offers, announced); err != nil {

@@ -94,6 +94,6 @@ func chop(ctx context.Context, a *app, dst store.Store, loc, file string) error 
 		return err
 	}
 	a.meter.End()
-	a.say("%s: %s of %s chunks were new", dst, units.Count(added), units.Count(len(x.Entries)))
+	a.say("%s: %s of %s were new", dst, units.Count(added), units.Chunks(len(x.Entries)))
 	return nil
 }

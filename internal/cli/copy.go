@@ -104,7 +104,7 @@ func (f *copyFlags) run(ctx context.Context, a *app, loc string) error {
 			return err
 		}
 	}
-	a.say("%s: %s chunks copied (%s), %s present", loc, units.Count(sum.Copied), units.Size(sum.Bytes), units.Count(sum.Present))
+	a.say("%s: %s copied (%s), %s present", loc, units.Chunks(sum.Copied), units.Size(sum.Bytes), units.Count(sum.Present))
 	return nil
 }
 
@@ -116,7 +116,7 @@ func (f *copyFlags) push(ctx context.Context, a *app, loc, name string, x *index
 	if err != nil {
 		return err
 	}
-	a.say("%s: %s chunks pushed (%s)", loc, units.Count(sum.Chunks), units.Size(sum.Bytes))
+	a.say("%s: %s pushed (%s)", loc, units.Chunks(sum.Chunks), units.Size(sum.Bytes))
 	return nil
 }
 

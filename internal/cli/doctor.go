@@ -306,6 +306,6 @@ func (d *doctor) channel(ctx context.Context, all []net.Interface, root chunker.
 		}
 		n := s.Announced()
 		s.Close()
-		d.add(finding{ifi.Name, "announcement", "ok", fmt.Sprintf("%s chunks, index of %s, %.0f Mbit/s, %d listeners", units.Count(n.Space.Chunks), units.Size(n.Space.IndexBytes), float64(n.Rate)/1e6, n.Listeners), ""})
+		d.add(finding{ifi.Name, "announcement", "ok", fmt.Sprintf("%s, index of %s, %.0f Mbit/s, %d listeners", units.Chunks(n.Space.Chunks), units.Size(n.Space.IndexBytes), float64(n.Rate)/1e6, n.Listeners), ""})
 	}
 }

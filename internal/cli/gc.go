@@ -99,8 +99,8 @@ func (f *gcFlags) run(ctx context.Context, a *app, loc string, indexes []string)
 	if f.dryRun {
 		verb = "would remove"
 	}
-	a.say("%s: %s %s chunks (%s) and %d left-over files; %s chunks are needed, %s unneeded ones are younger than %v", loc, verb,
-		units.Count(stats.Removed), units.Size(stats.RemovedBytes), stats.Swept, units.Count(stats.Kept), units.Count(stats.Young), f.grace)
+	a.say("%s: %s %s (%s) and %s left-over files; needed: %s; unneeded and younger than %v: %s", loc, verb,
+		units.Chunks(stats.Removed), units.Size(stats.RemovedBytes), units.Count(stats.Swept), units.Chunks(stats.Kept), f.grace, units.Chunks(stats.Young))
 	return nil
 }
 
@@ -112,7 +112,7 @@ func (f *gcFlags) confirm(a *app, loc string, would store.GCStats) error {
 	case f.dryRun, f.yes:
 		return nil
 	}
-	return a.confirm("remove %s chunks (%s) of %s?", units.Count(would.Removed), units.Size(would.RemovedBytes), loc)
+	return a.confirm("remove %s (%s) of %s?", units.Chunks(would.Removed), units.Size(would.RemovedBytes), loc)
 }
 
 // allIndexes returns indexes with those in the place of each directory that it has.

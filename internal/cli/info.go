@@ -144,7 +144,7 @@ func (r *infoReport) print(a *app) {
 		fmt.Fprintf(a.Stdout, "%-12s "+format+"\n", append([]any{name}, args...)...)
 	}
 	part := func(name string, p assemble.Part) {
-		line(name, "%s in %s chunks (%d bytes)", units.Size(p.Bytes), units.Count(p.Chunks), p.Bytes)
+		line(name, "%s in %s (%d bytes)", units.Size(p.Bytes), units.Chunks(p.Chunks), p.Bytes)
 	}
 	line("index", "%s", r.Index)
 	line("root", "%s", r.Root)

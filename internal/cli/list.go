@@ -120,7 +120,7 @@ added is what an update fetches.`,
 				name string
 				s    index.Share
 			}{{"added", d.Added}, {"removed", d.Removed}, {"shared", d.Shared}} {
-				fmt.Fprintf(a.Stdout, "%-8s %s in %s chunks (%d bytes)\n", l.name, units.Size(l.s.Bytes), units.Count(l.s.Chunks), l.s.Bytes)
+				fmt.Fprintf(a.Stdout, "%-8s %s in %s (%d bytes)\n", l.name, units.Size(l.s.Bytes), units.Chunks(l.s.Chunks), l.s.Bytes)
 			}
 			return nil
 		},

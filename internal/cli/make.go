@@ -327,9 +327,9 @@ func (f *makeFlags) report(a *app, loc string, w *index.Writer, s build.Stats) {
 		fmt.Fprintf(out, "root         %s\nchunks       %d\nbytes        %d\nnew chunks   %d\nnew bytes    %d\nstored bytes %d\nhole bytes   %d\ndedup ratio  %.2f\nseconds      %.3f\n",
 			r.Root, r.Chunks, r.Bytes, r.NewChunks, r.NewBytes, r.StoredBytes, r.HoleBytes, r.DedupRatio, r.Seconds)
 	case f.indexOnly:
-		a.say("%s: %s in %s chunks, %s", loc, units.Size(s.Bytes), units.Count(s.Chunks), units.Duration(s.Time))
+		a.say("%s: %s in %s, %s", loc, units.Size(s.Bytes), units.Chunks(s.Chunks), units.Duration(s.Time))
 	default:
-		a.say("%s: %s in %s chunks, %s new (%s, %s stored), %s", loc, units.Size(s.Bytes), units.Count(s.Chunks),
+		a.say("%s: %s in %s, %s new (%s, %s stored), %s", loc, units.Size(s.Bytes), units.Chunks(s.Chunks),
 			units.Count(s.NewChunks), units.Size(s.NewBytes), units.Size(s.StoredBytes), units.Duration(s.Time))
 	}
 }

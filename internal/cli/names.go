@@ -271,7 +271,7 @@ func (p *publisher) share(ctx context.Context, s *share.Share, rescan <-chan str
 		now := make(map[string]chunker.ID, len(files))
 		for _, f := range files {
 			if now[f.Name] = f.Root; said[f.Name] != f.Root {
-				p.a.say("%s: root %v, %s in %s chunks", f.Name, f.Root, units.Size(f.Index.Size()), units.Count(len(f.Index.Entries)))
+				p.a.say("%s: root %v, %s in %s", f.Name, f.Root, units.Size(f.Index.Size()), units.Chunks(len(f.Index.Entries)))
 			}
 		}
 		said = now

@@ -87,7 +87,7 @@ func verifyFile(ctx context.Context, a *app, x *index.Index, name string) error 
 	case fi.Mode().IsRegular() && size > x.Size():
 		return &mismatchError{fmt.Sprintf("%s: %d bytes, the index has %d", name, size, x.Size())}
 	}
-	a.say("%s: matches, %s in %s chunks", name, units.Size(x.Size()), units.Count(len(x.Entries)))
+	a.say("%s: matches, %s in %s", name, units.Size(x.Size()), units.Chunks(len(x.Entries)))
 	return nil
 }
 

@@ -70,6 +70,14 @@ func Count(n int) string {
 	return s
 }
 
+// Chunks writes a number of chunks: "1 chunk", "12 345 chunks".
+func Chunks(n int) string {
+	if n == 1 {
+		return "1 chunk"
+	}
+	return Count(n) + " chunks"
+}
+
 // ParseRate reads a number of bits a second: "200M", "1G", "64kbit". Units are powers
 // of 1000, as is usual for rates.
 func ParseRate(s string) (float64, error) {

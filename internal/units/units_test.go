@@ -188,3 +188,11 @@ func TestParseDuration(t *testing.T) {
 		}
 	}
 }
+
+func TestChunks(t *testing.T) {
+	for n, want := range map[int]string{0: "0 chunks", 1: "1 chunk", 2: "2 chunks", 3193: units.Count(3193) + " chunks"} {
+		if got := units.Chunks(n); got != want {
+			t.Errorf("%d: %q, want %q", n, got, want)
+		}
+	}
+}
