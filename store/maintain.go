@@ -111,9 +111,10 @@ type SetAsider interface {
 }
 
 // Check gets every chunk of s and calls bad, from one goroutine at a time, for
-// those that are damaged, with an error that wraps [ErrDamaged], or cannot be read. As a store does not say which digest
-// names a chunk, each is tried with all. It returns how many chunks and bytes,
-// as stored, it has read. Progress, if non-nil, is told both after each chunk.
+// those that are damaged, with an error that wraps [ErrDamaged], or cannot be read.
+// As a store does not say which digest names a chunk, each is tried with all. It
+// returns how many chunks and bytes, as stored, it has read. Progress, if non-nil, is
+// told both after each chunk.
 func Check(ctx context.Context, s Getter, workers int, bad func(id chunker.ID, err error) error, progress func(chunks int, bytes int64)) (chunks int, bytes int64, err error) {
 	l, ok := s.(Lister)
 	if !ok {

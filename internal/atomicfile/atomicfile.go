@@ -28,10 +28,10 @@ type File struct {
 	old  fs.FileInfo // what is at path; nil if nothing is
 }
 
-// Create begins to write the file path. If path is a symbolic link, the file it
-// names is written. The permissions are those of the file that is there, and so are
-// owner and group as far as they may be set; else 0666 less the umask. With resume, what a killed run left is kept and the caller
-// finds it in the File; without, the File is empty.
+// Create begins to write the file path. If path is a symbolic link, the file it names
+// is written. The permissions are those of the file that is there, and so are owner and
+// group as far as they may be set; else 0666 less the umask. With resume, what a killed
+// run left is kept and the caller finds it in the File; without, the File is empty.
 func Create(path string, resume bool) (*File, error) {
 	path, err := resolve(path)
 	if err != nil {

@@ -44,9 +44,9 @@ verified.
 
 A file is replaced in one step once the new content is whole and on disk; until
 then, and if anything fails, the old one stays. The new one has its permissions, and its
-owner and group if castor may set them, but not its extended attributes. With --in-place, and always on
-block devices, what is wrong is overwritten where it is; if that is interrupted,
-run it again.
+owner and group if castor may set them, but not its extended attributes. With
+--in-place, and always on block devices, what is wrong is overwritten where it is; if
+that is interrupted, run it again.
 
 An INDEX of an archive (.caidx), or an archive (.catar), is a tree: DEST is a directory,
 made if need be, which is brought up to date. Files that are right are kept; what the

@@ -53,8 +53,8 @@ func newMount(a *app) *cobra.Command {
 of the index without its suffix; an archive (.catar), or the index of one (.caidx), as
 the tree of files in it. Chunks are got when they are read, and nothing can be written.
 
-The mount is served until castor unmount, SIGTERM, SIGINT or SIGHUP ends it. While files in it
-are in use that waits for them; a second signal ends it at once. With --daemon the
+The mount is served until castor unmount, SIGTERM, SIGINT or SIGHUP ends it. While files
+in it are in use that waits for them; a second signal ends it at once. With --daemon the
 command returns when the mount can be used.
 
 With --copy-on-read what is read is kept in FILE, as it is in the content, and taken
